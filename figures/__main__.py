@@ -1,0 +1,151 @@
+"""The runner: experiments that are missing or stale, then the figures, then the table of claims.
+
+Exit codes: 0 all well; 1 something failed; 2 usage; 3 a claim does not hold; 130 interrupted.
+"""
+
+import argparse
+import difflib
+import importlib
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+import experiments
+from jacspec import plotting, results
+
+HERE = Path(__file__).resolve().parent
+
+
+def names() -> list[str]:
+    """The figures that exist, sorted."""
+    return sorted(path.stem for path in HERE.glob("*.py") if not path.stem.startswith("_"))
+
+
+def out(*, full: bool = False) -> Path:
+    """Where the drawn figures of a profile go."""
+    return HERE / "out" / "full" if full else HERE / "out"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run, draw, check; return the exit code."""
+    options = _options(arguments)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    if options.list:
+        for name in options.names:
+            print(f"{name:28} {_state(name, full=options.full)}")
+        return 0
+    mpl.use("Agg")
+    claims, failed = [], []
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        overall = bar.add_task("figures", total=len(options.names))
+        for name in options.names:
+            began = time.perf_counter()
+            try:
+                _bring_up_to_date(name, bar, full=options.full, force=options.force)
+                claims += _draw(name, full=options.full)
+                console.print(f"{name}: drawn, {time.perf_counter() - began:.1f} s in all")
+            except Exception as error:
+                failed.append(name)
+                text = str(error) if isinstance(error, experiments.ExperimentFailed) else traceback.format_exc()
+                console.print(f"{name}: failed\n{text.strip()}", markup=False)
+            bar.advance(overall)
+    return _report(options, claims, failed, console)
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    known = names()
+    parser = argparse.ArgumentParser(
+        prog="python -m figures", description="Run stale experiments, draw, check the claims."
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"figures to draw (all): {', '.join(known)}")
+    parser.add_argument("--full", action="store_true", help="full-size experiments; results/full, figures/out/full")
+    parser.add_argument("--force", action="store_true", help="run the experiments although their results are current")
+    parser.add_argument("--list", action="store_true", help="say which results are current, and do nothing")
+    options = parser.parse_args(arguments)
+    for name in options.names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1, 0.3)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            parser.error(f"there is no figure '{name}'{hint} Known: {', '.join(known)}")
+    options.complete = not options.names
+    options.names = list(dict.fromkeys(options.names)) or known
+    return options
+
+
+def _state(name: str, *, full: bool) -> str:
+    try:
+        return experiments.staleness(name, full=full) or "current"
+    except Exception as error:
+        return f"cannot be imported: {error}"
+
+
+def _bring_up_to_date(name: str, bar: Progress, *, full: bool, force: bool) -> None:
+    reason = experiments.staleness(name, full=full)
+    if not reason and not force:
+        return
+    bar.console.print(f"{name}: computing ({reason or 'forced'})", markup=False)
+    if reason.startswith("unusable"):
+        for suffix in (".npz", ".json"):
+            path = experiments.folder(full=full) / (name + suffix)
+            if path.exists():
+                path.replace(path.with_name(path.name + ".corrupt"))
+    task = bar.add_task(name, total=None)
+    try:
+        experiments.execute_apart(
+            name,
+            lambda label, done, total: bar.update(task, description=f"{name}: {label}", completed=done, total=total),
+            full=full,
+        )
+    finally:
+        bar.remove_task(task)
+
+
+def _draw(name: str, *, full: bool) -> list[results.Claim]:
+    module = importlib.import_module(f"figures.{name}")
+    data, manifest = results.load(name, root=experiments.folder(full=full))
+    with plotting.style():
+        fig, claims = module.draw(data, manifest["config"])
+        plotting.save_figure(fig, name, out(full=full))
+    plotting.save_caption(name, module.CAPTION, out(full=full))
+    strangers = {claim.figure for claim in claims} - {name}
+    if strangers:
+        msg = f"figures.{name}: a claim names the figure {sorted(strangers)}, expected '{name}'"
+        raise ValueError(msg)
+    return claims
+
+
+def _report(options: argparse.Namespace, claims: list[results.Claim], failed: list[str], console: Console) -> int:
+    folder = out(full=options.full)
+    try:
+        if options.complete:  # nothing of figures that are no more
+            (folder / "claims.json").unlink(missing_ok=True)
+        rows = results.write_claims(claims, folder, replace=options.names)
+    except (OSError, results.ResultError) as error:
+        console.print(f"the claims could not be written: {error}", markup=False)
+        return 1
+    print(results.claims_table([row for row in rows if row["figure"] in options.names]))
+    if failed:
+        console.print(f"{len(failed)} of {len(options.names)} figures failed: {', '.join(failed)}")
+        return 1
+    return 0 if all(claim.holds for claim in claims) else 3
+
+
+if __name__ == "__main__":
+    try:
+        code = main()
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)

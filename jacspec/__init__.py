@@ -1,0 +1,22 @@
+"""jacspec: how gradients travel through recurrent and deep networks, in numbers that can be trusted."""
+
+from jacspec import activations as activations
+from jacspec import cells as cells
+from jacspec import layers as layers
+from jacspec.chain import JacobianChain as JacobianChain
+from jacspec.chain import batched as batched
+from jacspec.chain import jacobian_chain as jacobian_chain
+from jacspec.chain import layer_chain as layer_chain
+from jacspec.chain import over_time as over_time
+from jacspec.chain import stack as stack
+from jacspec.gradients import adjoints as adjoints
+from jacspec.gradients import log_gradient_norms as log_gradient_norms
+from jacspec.gradients import parameter_gradient_by_lag as parameter_gradient_by_lag
+from jacspec.gradients import parameter_gradient_norms as parameter_gradient_norms
+from jacspec.lyapunov import LyapunovSpectrum as LyapunovSpectrum
+from jacspec.lyapunov import lyapunov_exponents as lyapunov_exponents
+from jacspec.spectrum import Spectrum as Spectrum
+from jacspec.spectrum import log_singular_values as log_singular_values
+from jacspec.spectrum import spectrum as spectrum
+
+__version__ = "0.1.0"

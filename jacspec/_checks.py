@@ -1,0 +1,90 @@
+"""What every public function asks of its arguments, and the one form of the message when it does not get it."""
+
+import difflib
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def message(function: str, argument: str, problem: str, got: Any = None, expected: str = "", hint: str = "") -> str:
+    """``jacspec.<function>: argument '<name>' <problem>; got <...>, expected <...>. <hint>``."""
+    text = f"jacspec.{function}: argument '{argument}' {problem}"
+    if got is not None:
+        text += f"; got {got}"
+    if expected:
+        text += f"{',' if got is not None else ';'} expected {expected}"
+    return text + "." + (f" {hint}" if hint else "")
+
+
+def one_of(function: str, argument: str, value: Any, allowed: Iterable[Any]) -> None:
+    """Raise ValueError naming the nearest allowed value if `value` is not among them."""
+    allowed = tuple(allowed)
+    if any(value is a or (type(value) is type(a) and value == a) for a in allowed):
+        return
+    names = [a for a in allowed if isinstance(a, str)]
+    near = difflib.get_close_matches(value, names, 1, 0.4) if isinstance(value, str) else []
+    hint = f"Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(message(function, argument, "is unknown", repr(value), " or ".join(map(repr, allowed)), hint))
+
+
+def integer(function: str, argument: str, value: Any, low: int, high: int | None = None, note: str = "") -> int:
+    """`value` as an int within low..high; TypeError for anything that is not an integer."""
+    bounds = f"{argument} >= {low}" if high is None else f"{low}..{high}"
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise TypeError(message(function, argument, "must be an integer", repr(value), bounds, note))
+    if value < low or (high is not None and value > high):
+        raise ValueError(message(function, argument, "is out of range", value, bounds, note))
+    return int(value)
+
+
+def instance(function: str, argument: str, value: Any, kind: type, hint: str = "") -> None:
+    """Raise TypeError if `value` is not of the class `kind`."""
+    if not isinstance(value, kind):
+        raise TypeError(message(function, argument, "is of the wrong type", type(value).__name__, kind.__name__, hint))
+
+
+def is_concrete(value: Any) -> bool:
+    """Whether the values of an array can be looked at (not a tracer)."""
+    return not isinstance(value, jax.core.Tracer)
+
+
+def array(function: str, argument: str, value: Any, ndim: int | tuple[int, ...] | None = None, shape: str = ""):
+    """`value` as a floating JAX array of the rank asked for; lists, integers and objects are refused."""
+    if not hasattr(value, "shape") or not hasattr(value, "dtype"):
+        kind = type(value).__name__
+        raise TypeError(message(function, argument, "must be an array", kind, shape or "a floating array"))
+    if value.dtype == object:
+        raise TypeError(message(function, argument, "must be numeric", "dtype object", "a floating dtype"))
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        hint = "Use the real 2n x 2n form of a complex matrix." if jnp.issubdtype(value.dtype, jnp.complexfloating) else ""
+        raise TypeError(message(function, argument, "must be floating", f"dtype {value.dtype}", "a floating dtype", hint))
+    ranks = (ndim,) if isinstance(ndim, int) else ndim
+    if ranks is not None and value.ndim not in ranks:
+        want = " or ".join(f"{r}-D" for r in ranks) + (f" {shape}" if shape else "")
+        raise ValueError(message(function, argument, "has the wrong rank", f"shape {value.shape}", want))
+    warn_if_narrowed(function, argument, value)
+    return jnp.asarray(value)
+
+
+def warn_if_narrowed(function: str, argument: str, value: Any) -> None:
+    """Warn (once a message, by Python's default filter) where float64 data would silently become float32."""
+    if getattr(value, "dtype", None) == np.float64 and jnp.asarray(0.0).dtype == jnp.float32:
+        hint = "Set jax.config.update('jax_enable_x64', True) for float64."
+        warnings.warn(message(function, argument, "is float64 but jax_enable_x64 is off: float32 is used", hint=hint), stacklevel=4)
+
+
+def finite(function: str, argument: str, tree: Any) -> None:
+    """Raise ValueError naming the leaf, the count and the first index of NaN or Inf in concrete arrays of `tree`."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if not hasattr(leaf, "dtype") or not is_concrete(leaf) or not jnp.issubdtype(leaf.dtype, jnp.floating):
+            continue
+        bad = ~np.isfinite(np.asarray(leaf.astype(jnp.float32) if leaf.dtype.itemsize < 4 else leaf))
+        if bad.any():
+            name = argument + jax.tree_util.keystr(path)
+            first = tuple(int(i) for i in np.argwhere(bad)[0])
+            got = f"{int(bad.sum())} of {bad.size}, the first at index {first}"
+            raise ValueError(message(function, name, "has non-finite values", got, "finite values"))

@@ -1,0 +1,117 @@
+"""Claims: the published or derived numbers that the figures reproduce, and the table of them."""
+
+import dataclasses
+import functools
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from jacspec import _files
+from jacspec._files import broken as _broken
+from jacspec._files import message
+
+_message = functools.partial(message, "results.Claim")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A published or derived number that a figure reproduces, and whether it does.
+
+    `kind` says what is claimed: ``"equal"``: |measured - expected| <= tolerance; ``"at_most"``: measured <= expected +
+    tolerance; ``"at_least"``: measured >= expected - tolerance. NaN holds nowhere; equal infinities are equal.
+
+    Example:
+        >>> Claim(figure="decay", claim="rate", source="theory", expected=0.5, tolerance=0.01, measured=0.502).holds
+        True
+    """
+
+    figure: str
+    claim: str
+    source: str
+    expected: float
+    tolerance: float
+    measured: float
+    kind: Literal["equal", "at_most", "at_least"] = "equal"
+    holds: bool = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        for name in ("expected", "tolerance", "measured"):
+            object.__setattr__(self, name, float(getattr(self, name)))
+        if not 0 <= self.tolerance < math.inf:
+            raise ValueError(_message("tolerance", "is no tolerance", self.tolerance, "a finite number >= 0"))
+        if math.isnan(self.expected):
+            raise ValueError(_message("expected", "says nothing", self.expected, "a number"))
+        if self.kind not in ("equal", "at_most", "at_least"):
+            raise ValueError(_message("kind", "is unknown", self.kind, "'equal', 'at_most' or 'at_least'"))
+        m, e, tolerance = self.measured, self.expected, self.tolerance
+        holds = {
+            "equal": m == e or abs(m - e) <= tolerance,
+            "at_most": m <= e + tolerance,
+            "at_least": m >= e - tolerance,
+        }
+        object.__setattr__(self, "holds", holds[self.kind])
+
+
+def write_claims(
+    claims: Sequence[Claim], folder: str | os.PathLike, *, replace: Iterable[str] = ()
+) -> list[dict[str, Any]]:
+    """Write `claims.json` and `claims.md` in `folder`; the claims of other figures that stand there are kept.
+
+    Args:
+        claims: The claims of the figures just drawn.
+        folder: Where the two files lie.
+        replace: Further figures whose old claims are dropped although they bring no new ones (say, because they failed).
+
+    Returns:
+        Every claim in the files, as dictionaries, ordered by figure.
+
+    Raises:
+        ResultError: The `claims.json` that is there is not one.
+    """
+    path = Path(folder) / "claims.json"
+    gone = {c.figure for c in claims} | set(replace)
+    rows = [row for row in _old_claims(path) if row["figure"] not in gone]
+    rows += [{k: _jsonable(v) for k, v in dataclasses.asdict(claim).items()} for claim in claims]
+    rows.sort(key=lambda row: row["figure"])  # stable: within a figure, the order in which it claims
+    text = json.dumps(rows, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    _files.write((path, text.encode()), (path.with_suffix(".md"), claims_table(rows).encode()))
+    return rows
+
+
+def claims_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The claims as a Markdown table under a line that counts those that hold."""
+    sign = {"equal": "", "at_most": "≤ ", "at_least": "≥ "}
+    table = [["figure", "claim", "source", "expected", "tolerance", "measured", "holds"]]
+    for r in rows:
+        words = [str(r[k]).replace("|", "\\|").replace("\n", " ") for k in ("figure", "claim", "source")]
+        numbers = [sign[r["kind"]] + _number(r["expected"]), _number(r["tolerance"]), _number(r["measured"])]
+        table.append([*words, *numbers, "yes" if r["holds"] else "**no**"])
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in table]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join([f"{sum(bool(r['holds']) for r in rows)} of {len(rows)} claims hold.", "", *lines]) + "\n"
+
+
+def _old_claims(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    try:
+        rows = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise _broken(path, f"not JSON ({error})") from error
+    names = {field.name for field in dataclasses.fields(Claim)}
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and row.keys() == names for row in rows):
+        raise _broken(path, f"not a list of claims with the fields {sorted(names)}. Delete it and draw all figures")
+    return rows
+
+
+def _number(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.6g}"
+
+
+def _jsonable(value: Any) -> Any:
+    """JSON knows no NaN and no infinities: they are written as the strings 'nan', 'inf' and '-inf'."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,137 @@
+"""Names that stay under their folder, and files that are either the old one or the new one, never a half."""
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+from pathlib import Path
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
+_RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(1, 10))}
+_LONGEST = 100
+
+
+class ResultError(ValueError):
+    """A result file that cannot be trusted; the message names the file and the reason."""
+
+
+def broken(path: Path, reason: str) -> ResultError:
+    """The ResultError that says why the file at `path` is not used."""
+    return ResultError(f"jacspec.results: {path} cannot be used: {reason}.")
+
+
+def message(function: str, argument: str, problem: str, got: object, expected: str, hint: str = "") -> str:
+    """What an exception about an argument says; for modules that do without JAX."""
+    return f"jacspec.{function}: argument '{argument}' {problem}; got {got!r}, expected {expected}. {hint}".strip()
+
+
+def _check_part(function: str, argument: str, part: str) -> None:
+    if part == "..":
+        raise ValueError(message(function, argument, "leaves its root", part, "a path without '..'"))
+    if len(part) > _LONGEST:
+        raise ValueError(
+            message(function, argument, "is too long", part[:20] + "...", f"at most {_LONGEST} characters")
+        )
+    if not _NAME.fullmatch(part):
+        raise ValueError(message(function, argument, "is not a plain name", part, "letters, digits, '_' and '-'"))
+    if part.lower() in _RESERVED:
+        raise ValueError(message(function, argument, "is reserved on some systems", part, "another name"))
+
+
+def resolve(
+    function: str, path: str | os.PathLike, root: str | os.PathLike | None, suffix: str, argument: str = "path"
+) -> Path:
+    """The file that `path` names, with `suffix`; ValueError if the name is unsafe or leads out of `root`.
+
+    Args:
+        function: The public function that asks, for the message.
+        path: A name, with or without `suffix`; relative to `root` where there is one.
+        root: The folder that the file must lie under after links are followed; None: the folder that `path` names.
+        suffix: With the dot, as ``".npz"``.
+        argument: What the public function calls `path`.
+    """
+    text = os.fspath(path)
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise ValueError(message(function, argument, "is not a file name", text, "a name without NUL"))
+    given = Path(text)
+    if given.suffix not in ("", suffix):
+        raise ValueError(message(function, argument, "has an unsupported format", text, f"a name ending in '{suffix}'"))
+    given = given.with_suffix("") if given.suffix else given
+    if root is None:
+        if ".." in given.parts:
+            _check_part(function, argument, "..")
+        folder, parts = given.parent, [given.name]
+    else:
+        if given.is_absolute():
+            raise ValueError(
+                message(function, argument, "is absolute", text, f"a name relative to the root {os.fspath(root)!r}")
+            )
+        folder, parts = Path(root), list(given.parts)
+    for part in parts:
+        _check_part(function, argument, part)
+    target = folder.joinpath(*parts).with_suffix(suffix)
+    if not target.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(
+            message(
+                function, argument, "leads out of its root through a link", text, f"a file under {os.fspath(folder)!r}"
+            )
+        )
+    return target
+
+
+def write(*files: tuple[Path, bytes]) -> None:
+    """Put each content under its name: all temporary files are written and flushed before the first takes its name.
+
+    Raises:
+        OSError: Naming the file and its size; nothing is left behind and the old files are intact.
+    """
+    pending: list[tuple[Path, Path]] = []
+    try:
+        for path, content in files:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _sweep(path)
+            temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+            pending.append((temporary, path))
+            try:
+                with temporary.open("xb") as stream:
+                    stream.write(content)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+            except OSError as error:
+                reason = os.strerror(error.errno) if error.errno else str(error)
+                msg = f"could not write {path} ({len(content)} bytes): {reason}"
+                raise OSError(error.errno or errno.EIO, msg) from error
+        for temporary, path in pending:
+            temporary.replace(path)
+            _flush_folder(path.parent)
+    finally:
+        for temporary, _ in pending:
+            temporary.unlink(missing_ok=True)
+
+
+def _flush_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # not every file system lets a folder be flushed
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _sweep(path: Path) -> None:
+    """Remove the temporary files of `path` whose writer is gone."""
+    for stale in path.parent.glob(f".{path.name}.*-*.tmp"):
+        owner = stale.name.removeprefix(f".{path.name}.").split("-")[0]
+        if owner.isdigit() and not _alive(int(owner)):
+            stale.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True

@@ -1,0 +1,82 @@
+"""The leading singular values by push and pull of thin blocks alone.
+
+A locally optimal block search (Knyazev's LOBPCG, here for P^T P): the Rayleigh-Ritz space holds the current right
+vectors, what one trip through the chain and back makes of them, and the previous ones. Every trip is orthogonalized at
+every step, so vectors whose singular values differ by hundreds of nats do not collapse onto the first.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jacspec._product import recursion
+from jacspec._product.finish import finish
+from jacspec._product.orthogonal import qr
+from jacspec.chain import JacobianChain
+from jacspec.operators import matmul, norms
+
+TRIPS = 200
+"""The largest number of trips through the chain and back."""
+
+GUARD = 4
+"""Vectors carried beside the k that are asked for."""
+
+
+def leading_values(chain: JacobianChain, k: int) -> tuple[recursion.Graded, Array]:
+    """The product restricted to its k leading right singular vectors, and whether the search converged.
+
+    The vectors are held fixed under differentiation, which is exact to first order.
+    """
+    n, dtype = chain.shape[1], chain.dtype
+    width = min(k + GUARD, *chain.shape)
+    if 3 * width >= n:
+        return push_block(chain, jnp.eye(n, dtype=dtype)), jnp.asarray(True)
+    fixed = jax.lax.stop_gradient(chain)
+    start, _ = qr(jax.random.normal(jax.random.key(0), (n, 3 * width), dtype))
+    tolerance = 8 * jnp.finfo(dtype).eps
+
+    def trip(state):
+        S, previous, values, count, _ = state
+        graded = push_block(fixed, S)
+        done = finish(graded.logs, graded.U)
+        X = matmul(S, done.right[:, :width])
+        back = pull_block(fixed, graded.Q[:, :width])
+        directions = _off(jnp.concatenate([back, previous], axis=1), X)
+        S, _ = qr(jnp.concatenate([X, directions], axis=1))
+        new = done.log_singular_values[:k]
+        moved = jnp.max(jnp.where(new == values, 0, jnp.abs(new - values) / jnp.maximum(jnp.abs(new), 1)))
+        return S, X, new, count + 1, moved
+
+    def going(state):
+        *_, count, moved = state
+        return (count < TRIPS) & ~(moved <= tolerance)
+
+    first = (start, start[:, :width], jnp.full(k, jnp.inf, dtype), 0, jnp.asarray(jnp.inf, dtype))
+    _, X, _, _, moved = jax.lax.while_loop(going, trip, first)
+    return push_block(chain, jax.lax.stop_gradient(X)), moved <= tolerance
+
+
+def push_block(chain: JacobianChain, X: Array) -> recursion.Graded:
+    """P X for orthonormal columns X (n, b), as a graded product Q diag(e^l) U with U of shape (b, b)."""
+    start = recursion.identity(X.shape[1], X.dtype)._replace(Q=X)
+
+    @jax.checkpoint
+    def step(graded, J, t):
+        return recursion.extend(graded, J.push(graded.Q), t, thin=True)
+
+    graded, _ = chain.fold(lambda c, J, t: (step(c, J, t), None), start, xs=jnp.arange(1, chain.length + 1))
+    return graded
+
+
+def pull_block(chain: JacobianChain, Y: Array) -> Array:
+    """Orthonormal columns that span P^T Y."""
+    return chain.fold(lambda Q, J, _: (qr(J.pull(Q))[0], None), Y, reverse=True)[0]
+
+
+def _off(V: Array, X: Array) -> Array:
+    """Unit columns of V without their part in the span of X."""
+    for _ in range(2):
+        V = V - matmul(X, matmul(X.T, V))
+        size = norms(V, axis=0)
+        V = V / jnp.where(size > 0, size, 1)
+    return V

@@ -1,0 +1,175 @@
+"""Where the step Jacobians of a chain come from, and how to walk over them.
+
+Nothing of size T n^2 is kept unless it is given: `Along` recomputes J_t from (h_{t-1}, x_t) while it is asked, which
+for an analytic step costs a matrix-vector product beside the matrix products of the question.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jacspec._pytree import pytree, static
+from jacspec.operators import Linearized, Scaled
+from jacspec.typing import StepJacobian
+
+
+class _Scanned:
+    """Steps of equal shape: one compiled body serves them all."""
+
+    def fold(self, f: Callable, carry: Any, *, reverse: bool, xs: Any) -> tuple[Any, Any]:
+        def body(carry, item):
+            part, x = item
+            return f(carry, self.operator(part), x)
+
+        return lax.scan(body, carry, (self.parts(), xs), length=self.length, reverse=reverse)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.widths[-1], self.widths[0]
+
+
+def _cut(tree: Any, window: slice, more: int = 0) -> Any:
+    """A window of the leading axis of every leaf, with `more` entries after its end."""
+    return jax.tree.map(lambda leaf: leaf[window.start : window.stop + more], tree)
+
+
+@pytree
+class Along(_Scanned):
+    """J_t of `step` at (h_{t-1}, x_t), analytic or by automatic differentiation."""
+
+    step: Any
+    states: Any
+    drivers: Any
+    length: int = static()
+    size: int = static()
+    analytic: bool = static()
+    kept = "states"
+
+    def parts(self):
+        return jax.tree.map(lambda s: s[:-1], self.states), self.drivers
+
+    def window(self, window: slice) -> "Along":
+        states, drivers = _cut(self.states, window, 1), _cut(self.drivers, window)
+        return Along(self.step, states, drivers, window.stop - window.start, self.size, self.analytic)
+
+    def operator(self, part) -> StepJacobian:
+        h, x = part
+        return self.step.jacobian(h, x) if self.analytic else Linearized(self.step, h, x)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return (self.size,)
+
+    @property
+    def dtype(self):
+        return at_least_float32(*jax.tree.leaves(self.states))
+
+
+@pytree
+class Stored(_Scanned):
+    """Operators stacked along a leading axis T."""
+
+    operators: Any
+    states: Any
+    length: int = static()
+    widths: tuple[int, ...] = static()
+    kept = "matrices"
+
+    def parts(self):
+        return self.operators
+
+    def window(self, window: slice) -> "Stored":
+        states = self.states[window.start : window.stop + 1] if isinstance(self.states, list) else _cut(self.states, window, 1)
+        return Stored(_cut(self.operators, window), states, window.stop - window.start, self.widths)
+
+    def operator(self, part) -> StepJacobian:
+        return part
+
+    @property
+    def dtype(self):
+        return at_least_float32(*jax.tree.leaves(self.operators))
+
+
+@pytree
+class Shared(_Scanned):
+    """J_t = diag(d_t) W with one W for all steps."""
+
+    d: Array
+    W: Array
+    states = None
+    kept = "factors"
+
+    def parts(self):
+        return self.d
+
+    def window(self, window: slice) -> "Shared":
+        return Shared(self.d[window], self.W)
+
+    def operator(self, part) -> StepJacobian:
+        return Scaled(part, self.W)
+
+    @property
+    def length(self) -> int:
+        return self.d.shape[0]
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return (self.W.shape[0],)
+
+    @property
+    def dtype(self):
+        return at_least_float32(self.d, self.W)
+
+
+@pytree
+class Listed:
+    """Operators of different shapes, oldest first: a Python loop, one compiled step for every shape."""
+
+    operators: tuple[Any, ...]
+    states: Any
+    widths: tuple[int, ...] = static()
+    kept = "operators"
+
+    @property
+    def length(self) -> int:
+        return len(self.operators)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.widths[-1], self.widths[0]
+
+    @property
+    def dtype(self):
+        return at_least_float32(*jax.tree.leaves(self.operators), *jax.tree.leaves(self.states))
+
+    def window(self, window: slice) -> "Listed":
+        states = None if self.states is None else self.states[window.start : window.stop + 1]
+        return Listed(self.operators[window], states, self.widths[window.start : window.stop + 1])
+
+    def fold(self, f: Callable, carry: Any, *, reverse: bool, xs: Any) -> tuple[Any, list]:
+        outs: list[Any] = [None] * self.length
+        for t in reversed(range(self.length)) if reverse else range(self.length):
+            x = xs[t] if isinstance(xs, list) else jax.tree.map(lambda x, t=t: x[t], xs)
+            carry, outs[t] = f(carry, self.operators[t], x)
+        return carry, outs
+
+
+def at_least_float32(*leaves: Any):
+    """The promoted dtype of the floating leaves, float32 at least."""
+    floating = [leaf.dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.result_type(jnp.float32, *floating)
+
+
+def first_nonfinite(tree: Any) -> Array:
+    """The first index along the leading axis with a NaN or Inf in any leaf, -1 if none; `tree` may be a list in time."""
+    if isinstance(tree, list):
+        bad = jnp.stack([~jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(s)]).all() for s in tree])
+    else:
+        leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+        bad = jnp.stack([~jnp.isfinite(leaf.reshape(leaf.shape[0], -1)).all(axis=1) for leaf in leaves]).any(axis=0)
+    if bad.shape[0] == 0:
+        return jnp.asarray(-1)
+    return jnp.where(bad.any(), jnp.argmax(bad), -1)

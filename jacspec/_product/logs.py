@@ -1,0 +1,69 @@
+"""Rows with a scale of their own: diag(e^l) N, where N has unit rows and l = hi + lo lives far beyond float range.
+
+Only differences of logs that are <= 0 are ever exponentiated, so nothing overflows and what underflows is
+smaller than one rounding of the row it belongs to. The pair keeps a sum over 10^5 steps right to the last digit in
+float32: the error of each addition goes into ``lo`` (Knuth's two-sum).
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+
+class Logs(NamedTuple):
+    """Natural logs ``hi + lo``, both of shape (n,); an exact zero is ``hi = -inf, lo = 0``."""
+
+    hi: Array
+    lo: Array
+
+    def __getitem__(self, index):
+        """The same pair of the entries at `index` (an index array or slice, not a position in the tuple)."""
+        return Logs(self.hi[index], self.lo[index])
+
+
+def zeros(n: int, dtype) -> Logs:
+    """The logs of n ones."""
+    return Logs(jnp.zeros(n, dtype), jnp.zeros(n, dtype))
+
+
+def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
+    """The rounded sum a + b and its rounding error, exactly (Knuth, TAOCP 2, 4.2.2, theorem B)."""
+    total = a + b
+    virtual = total - a
+    return total, (a - (total - virtual)) + (b - virtual)
+
+
+def add(logs: Logs, x: Array, live: Array) -> Logs:
+    """``logs + x`` where `live`, -inf elsewhere."""
+    hi, lo = jnp.where(live, logs.hi, 0), jnp.where(live, logs.lo, 0)
+    hi, error = two_sum(hi, jnp.where(live, x, 0))
+    hi, lo = two_sum(hi, lo + error)
+    return Logs(jnp.where(live, hi, -jnp.inf), jnp.where(live, lo, 0))
+
+
+def normalize_rows(N: Array, logs: Logs) -> tuple[Array, Logs]:
+    """diag(e^l) N with unit rows: the norms move into the logs; a zero row becomes an exact -inf."""
+    square = jnp.sum(N * N, axis=1)
+    live = (square > 0) & jnp.isfinite(logs.hi)
+    norm = jnp.sqrt(jnp.where(live, square, 1))
+    return jnp.where(live[:, None], N / norm[:, None], 0), add(logs, jnp.log(norm), live)
+
+
+def scale_columns(R: Array, logs: Logs) -> tuple[Array, Logs]:
+    """R diag(e^l) = diag(e^l') N with unit rows of N.
+
+    R has shape (m, n) with m <= n, `logs` n entries, the result m. Row i is measured against l_i, so that the
+    difference of two logs is taken before anything is rounded to their size. A zero row becomes an exact -inf.
+    """
+    own = logs[: R.shape[0]]
+    columns, rows = jnp.isfinite(logs.hi), jnp.isfinite(own.hi)
+    live = (R != 0) & columns & rows[:, None]
+    hi, own_hi = jnp.where(columns, logs.hi, 0), jnp.where(rows, own.hi, 0)
+    ratio = (hi - own_hi[:, None]) + (logs.lo - own.lo[:, None])
+    size = jnp.where(live, jnp.log(jnp.where(live, jnp.abs(R), 1)) + ratio, -jnp.inf)
+    top = lax.stop_gradient(jnp.max(size, axis=1))
+    nonzero = jnp.isfinite(top)
+    top = jnp.where(nonzero, top, 0)
+    N = jnp.where(live, jnp.sign(R) * jnp.exp(jnp.where(live, size - top[:, None], 0)), 0)
+    return normalize_rows(N, add(own, top, nonzero))

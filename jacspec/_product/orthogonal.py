@@ -1,0 +1,41 @@
+"""Orthogonalization: A = Q R with a derivative that survives rank loss.
+
+The one place to change when a faster factorization is wanted: everything else calls `qr`.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jacspec.operators import matmul
+
+
+@jax.custom_jvp
+def qr(A: Array) -> tuple[Array, Array]:
+    """A = Q R for A of shape (m, n): Q (m, k) with orthonormal columns, R (k, n) upper triangular, k = min(m, n).
+
+    The derivative is that of the thin factorization, dR = triu(Q^T dA - W R), dQ = Q W + (I - Q Q^T) dA R1^-1, with R1
+    the leading k x k block, W = L - L^T and L the strictly lower part of Q^T dA R1^-1. A dead column
+    (R_ii = 0) moves nothing: the direction of Q that belongs to it is arbitrary, so its tangent is zero.
+    """
+    Q, R = jnp.linalg.qr(A)
+    return Q, R
+
+
+@qr.defjvp
+def _qr_jvp(primals, tangents):
+    (A,), (dA,) = primals, tangents
+    Q, R = qr(A)
+    k = R.shape[0]
+    dead = jnp.diagonal(R) == 0
+    R1 = R[:, :k] + jnp.diag(jnp.where(dead, 1, 0).astype(R.dtype))
+    X = lax.linalg.triangular_solve(R1, dA[:, :k], left_side=False, lower=False)
+    X = jnp.where(dead, 0, X)
+    C = matmul(Q.T, X)
+    L = jnp.tril(C, -1)
+    W = L - L.T
+    dQ = matmul(Q, W)
+    if Q.shape[0] > k:
+        dQ = dQ + (X - matmul(Q, C))
+    dR = jnp.triu(matmul(Q.T, dA) - matmul(W, R))
+    return (Q, R), (dQ, dR)

@@ -1,0 +1,115 @@
+"""The graded QR recursion: P_t = J_t ... J_1 held as Q_t diag(e^{l_t}) U_t.
+
+Q is square and orthogonal, l a pair of logs, U has unit rows and stays well conditioned. One step:
+
+    A = J Q                                the caller's push
+    A Pi = Q' R                            columns sorted by l_j + log||A_j||, rows by ||J_i||, both descending
+    R diag(e^l) = diag(e^l') N             in logs, unit rows
+    U' = N U
+
+The column sort lets the largest direction lead, the row sort keeps rows of very different size from wetting each
+other (a dead row leaves an exactly zero row of R). An entry of R at the level of its own rounding,
+v_i = eps sum_j abs(Q_ji) ||J_j||, is noise; a row that is noise through and through has a singular value below what
+the precision can see: it is kept at that level, an upper bound, and marked doubtful.
+
+Origin: G. W. Stewart, On graded QR decompositions of products of matrices, ETNA 3 (1995) 39; the same
+representation is the UDT of determinant quantum Monte Carlo (C. Bauer, arXiv:2003.05286).
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jacspec._product import logs as lg
+from jacspec._product.orthogonal import qr
+from jacspec.operators import matmul, norms
+
+NOISE = 4.0
+"""Entries of R below NOISE times their rounding are taken as noise."""
+
+RANGE = 256.0
+"""So are entries below RANGE * tiny / eps, where a slope may have been stopped short of underflow."""
+
+
+class Graded(NamedTuple):
+    """P = Q diag(e^l) U with P of shape (m, n).
+
+    Attributes:
+        Q: (m, m), orthogonal.
+        logs: l, m entries; -inf for an exact zero.
+        U: (m, n), unit rows, zero where l = -inf.
+        rounding: (m,), sum over steps of the squared relative rounding of each row.
+        doubtful: (m,), rows whose value is an upper bound.
+        bad: index (from 1) of the first step with a NaN or Inf, -1 if none.
+    """
+
+    Q: Array
+    logs: lg.Logs
+    U: Array
+    rounding: Array
+    doubtful: Array
+    bad: Array
+
+
+def identity(n: int, dtype) -> Graded:
+    """The empty product on n numbers."""
+    eye = jnp.eye(n, dtype=dtype)
+    return Graded(eye, lg.zeros(n, dtype), eye, jnp.zeros(n, dtype), jnp.zeros(n, bool), jnp.asarray(-1))
+
+
+def extend(state: Graded, A: Array, step: Array | int = 0, *, thin: bool = False) -> Graded:
+    """J P from P, given A = J Q of shape (m', m); `step` is the number of J, recorded if A is not finite.
+
+    With `thin`, Q keeps its number of columns where the step widens the network.
+    """
+    if not thin:
+        state, A = _square(state, A)
+    finite = jnp.all(jnp.isfinite(A))
+    bad = jnp.where((state.bad < 0) & ~finite, step, state.bad)
+    A = jnp.where(finite, A, 0)
+
+    rows = lax.stop_gradient(norms(A))
+    columns = lax.stop_gradient(norms(A, axis=0))
+    weight = jnp.where(columns > 0, state.logs.hi + jnp.log(jnp.where(columns > 0, columns, 1)), -jnp.inf)
+    order = jnp.argsort(-lax.stop_gradient(weight))
+    logs, U, rounding, doubtful = (state.logs[order], state.U[order], state.rounding[order], state.doubtful[order])
+    A = jnp.where(jnp.isfinite(logs.hi), A[:, order], 0)
+
+    descending = jnp.argsort(-rows)
+    Q, R = qr(A[descending])
+    Q = Q[jnp.argsort(descending)]
+
+    R, doubted, noise = _without_noise(Q, R, rows)
+    m = R.shape[0]
+    N, logs = lg.scale_columns(R, logs)
+    U, logs = lg.normalize_rows(matmul(N, U), logs)
+    diagonal = lax.stop_gradient(jnp.abs(jnp.diagonal(R)))
+    relative = jnp.where(diagonal > 0, noise / jnp.where(diagonal > 0, diagonal, 1), 0)
+    return Graded(Q, logs, U, rounding[:m] + relative**2, doubtful[:m] | doubted, bad)
+
+
+def _square(state: Graded, A: Array) -> tuple[Graded, Array]:
+    """Pad with dead directions where the step widens the network, so that the next Q is square."""
+    extra = A.shape[0] - A.shape[1]
+    if extra <= 0:
+        return state, A
+
+    def pad(a, value=0):
+        return jnp.pad(a, [(0, extra)] + [(0, 0)] * (a.ndim - 1), constant_values=value)
+
+    logs = lg.Logs(pad(state.logs.hi, -jnp.inf), pad(state.logs.lo))
+    widened = Graded(state.Q, logs, pad(state.U), pad(state.rounding), pad(state.doubtful, False), state.bad)
+    return widened, jnp.pad(A, [(0, 0), (0, extra)])
+
+
+def _without_noise(Q: Array, R: Array, rows: Array) -> tuple[Array, Array, Array]:
+    """R with its noise set to zero, which rows were nothing but noise, and the noise level of each row."""
+    info = jnp.finfo(R.dtype)
+    floor = RANGE * float(info.tiny) / float(info.eps)
+    noise = lax.stop_gradient(info.eps * matmul(jnp.abs(Q).T, rows) + jnp.asarray(floor, R.dtype))
+    level = NOISE * noise[:, None]
+    clean = jnp.where(jnp.abs(R) <= level, 0, R)
+    doubted = jnp.any(R != 0, axis=1) & ~jnp.any(clean != 0, axis=1)
+    own = jnp.eye(*R.shape, dtype=bool)
+    return jnp.where(doubted[:, None] & own, level, clean), doubted, noise

@@ -1,0 +1,142 @@
+"""Turning what the user calls a step into a pytree, and running it.
+
+A step that is a pytree enters as one. Any other callable is traced anew on every call and the arrays it captures
+become leaves, so that a weight changed between two calls changes the answer: no function is ever a cache key.
+"""
+
+import functools
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.flatten_util import ravel_pytree
+
+from jacspec import _checks
+from jacspec._pytree import pytree, static
+from jacspec.typing import Driver, State, Step
+
+
+@pytree
+class Program:
+    """A traced step: captured arrays as leaves, the computation as structure."""
+
+    captured: list[Array]
+    jaxpr: Any = static()
+    tree: Any = static()
+
+    def __call__(self, h: State, x: Driver = None) -> State:
+        """The next state."""
+        out = jaxpr_as_fun(ClosedJaxpr(self.jaxpr, self.captured))(*jax.tree.leaves((h, x)))
+        return jax.tree.unflatten(self.tree, out)
+
+
+def is_pytree(step: Any) -> bool:
+    """Whether JAX knows how to take `step` apart."""
+    return not jax.tree_util.all_leaves([step])
+
+
+def as_pytree(step: Step, h: State, x: Driver) -> Any:
+    """`step` as a pytree; h and x give the shapes it is traced at."""
+    if is_pytree(step):
+        return step
+    closed, out = jax.make_jaxpr(lambda h, x: step(h, x), return_shape=True)(h, x)
+    return Program(list(closed.consts), closed.jaxpr, jax.tree.structure(out))
+
+
+def checked_state(function: str, argument: str, h0: State) -> State:
+    """h0 as a pytree of floating JAX arrays.
+
+    Raises:
+        TypeError: for leaves that are not floating arrays.
+        ValueError: for a state without a number in it.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(h0)
+    for path, leaf in leaves:
+        _checks.array(function, argument + jax.tree_util.keystr(path), leaf)
+    if not sum(leaf.size for _, leaf in leaves):
+        shapes = [leaf.shape for _, leaf in leaves]
+        raise ValueError(_checks.message(function, argument, "is empty", f"shapes {shapes}", "at least one number"))
+    return jax.tree.map(jnp.asarray, h0)
+
+
+def checked_drivers(function: str, xs: Any, length: int | None) -> tuple[Any, int]:
+    """The drivers as JAX arrays, and their number T.
+
+    Raises:
+        TypeError: for drivers that are not arrays, or a `length` that is no integer.
+        ValueError: for leading axes that differ, or a `length` that is missing or contradicts them.
+    """
+    if length is not None:
+        length = _checks.integer(function, "length", length, 0)
+    leaves = jax.tree_util.tree_leaves_with_path(xs)
+    if not leaves:
+        if length is None:
+            text = _checks.message(function, "xs", "is None and so is length", hint="Give drivers or length=T.")
+            raise ValueError(text)
+        return xs, length
+    for path, leaf in leaves:
+        name = "xs" + jax.tree_util.keystr(path)
+        if not hasattr(leaf, "shape") or getattr(leaf, "dtype", None) == object:
+            raise TypeError(_checks.message(function, name, "must be an array", type(leaf).__name__, "(T, ...)"))
+        if leaf.ndim == 0:
+            raise ValueError(_checks.message(function, name, "has no leading axis", f"shape {leaf.shape}", "(T, ...)"))
+        _checks.warn_if_narrowed(function, name, leaf)
+        steps = leaves[0][1].shape[0] if length is None else length
+        if leaf.shape[0] != steps:
+            raise ValueError(_checks.message(function, name, "has the wrong length", f"shape {leaf.shape}", f"T={steps}"))
+    return jax.tree.map(jnp.asarray, xs), leaves[0][1].shape[0]
+
+
+def settle(function: str, step: Any, h0: State, x: Driver) -> State:
+    """h0 in the dtypes that the step returns, so that it can be iterated.
+
+    Raises:
+        TypeError: if the step does not return a state of the structure and shapes of h0, or its dtype does not settle.
+    """
+    for _ in range(2):
+        out = jax.eval_shape(lambda h, x: step(h, x), h0, x)
+        want, have = jax.tree.structure(h0), jax.tree.structure(out)
+        if want != have:
+            hint = "A step returns the next state alone; for a Flax cell use jacspec.from_flax or lambda h, x: cell(h, x)[0]."
+            raise TypeError(_checks.message(function, "step", "changes the structure of the state", have, want, hint))
+        pairs = zip(jax.tree_util.tree_leaves_with_path(h0), jax.tree.leaves(out), strict=True)
+        for (path, old), new in pairs:
+            if old.shape != new.shape:
+                name = "h0" + jax.tree_util.keystr(path)
+                hint = "Where widths change use jacspec.layer_chain."
+                text = f"the step returns shape {new.shape}"
+                raise TypeError(_checks.message(function, name, "changes its shape", text, f"shape {old.shape}", hint))
+        if all(o.dtype == n.dtype for o, n in zip(jax.tree.leaves(h0), jax.tree.leaves(out), strict=True)):
+            return h0
+        narrowed = [
+            f"{o.dtype} to {n.dtype}"
+            for o, n in zip(jax.tree.leaves(h0), jax.tree.leaves(out), strict=True)
+            if n.dtype.itemsize < o.dtype.itemsize
+        ]
+        if narrowed:
+            text = f"narrows the state from {narrowed[0]}: the chain is computed in the narrower dtype"
+            warnings.warn(_checks.message(function, "step", text), stacklevel=3)
+        h0 = jax.tree.map(lambda old, new: old.astype(new.dtype), h0, out)
+    raise TypeError(_checks.message(function, "step", "returns another dtype every time", hint="Fix the dtype of h0."))
+
+
+def run(step: Any, h0: State, xs: Any, length: int) -> State:
+    """The trajectory h_0 ... h_T, leading axis T+1."""
+    _, hs = lax.scan(lambda h, x: (step(h, x),) * 2, h0, xs, length=length)
+    return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), h0, hs)
+
+
+run_jitted = functools.partial(jax.jit, static_argnames="length")(run)
+
+
+def size(h: State) -> int:
+    """n, the number of reals in a state."""
+    return sum(leaf.size for leaf in jax.tree.leaves(h))
+
+
+def flatten(h: State) -> Array:
+    """The state as a vector of n numbers."""
+    return ravel_pytree(h)[0]

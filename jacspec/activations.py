@@ -1,0 +1,176 @@
+"""The table of activations: f, f', and log abs f' with its sign.
+
+Derivatives are functions of the pre-activation a, so that a saturated unit gives the tiny number it has (sech^2 a) and
+not a false zero (1 - h^2). Where f' is not zero in exact arithmetic it never underflows: it stops at the smallest
+number that survives a product (`finfo.tiny / finfo.eps`). A zero of the table is a structural zero: a dead ReLU, a
+clipped hard tanh. A NaN stays a NaN (relu'(NaN) is not a dead unit). Kinks: relu'(0) = 0, leaky_relu'(0) = 1,
+hard_tanh'(+-1) = 1, and elu, selu take the left derivative at 0.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.special import log_ndtr, ndtr
+
+from jacspec import _checks
+
+LEAKY_SLOPE = 0.01
+SELU_ALPHA, SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
+_HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+_HALF_LOG_PI = 0.5 * math.log(math.pi)
+
+
+@dataclasses.dataclass(frozen=True)
+class Activation:
+    """An elementwise nonlinearity f.
+
+    Attributes:
+        name: the name in the table.
+        function: a -> f(a), any shape.
+        slope: a -> f'(a), from the pre-activation.
+        log_slope: a -> log abs f'(a) in nats, -inf at a structural zero.
+        structural_zeros: whether f' is exactly zero on an interval (then zeros of `slope` are kept).
+    """
+
+    name: str
+    function: Callable[[Array], Array]
+    slope: Callable[[Array], Array]
+    log_slope: Callable[[Array], Array]
+    structural_zeros: bool = False
+
+    def __call__(self, a: Array) -> Array:
+        """f(a)."""
+        return self.function(a)
+
+    def derivative(self, a: Array) -> Array:
+        """f'(a), elementwise; never a false zero, NaN where a is NaN."""
+        d = self.slope(a)
+        if not self.structural_zeros:
+            info = jnp.finfo(d.dtype)
+            floor = jnp.asarray(float(info.tiny) / float(info.eps), d.dtype)
+            d = jnp.where(jnp.isfinite(a) & (jnp.abs(d) < floor), jnp.where(jnp.signbit(d), -floor, floor), d)
+        return jnp.where(jnp.isnan(a), jnp.nan, d)
+
+    def log_derivative(self, a: Array) -> tuple[Array, Array]:
+        """(log abs f'(a) in nats, sign of f'(a)); -inf and 0 at a structural zero, NaN where a is NaN."""
+        log = jnp.where(jnp.isnan(a), jnp.nan, self.log_slope(a))
+        return log, jnp.where(log == -jnp.inf, 0, jnp.sign(self.derivative(a)))
+
+
+def _sech2(a):
+    e = jnp.exp(-2 * jnp.abs(a))
+    return 4 * e / (1 + e) ** 2
+
+
+def _log_sech2(a):
+    return 2 * (math.log(2) - jnp.abs(a) - jnp.log1p(jnp.exp(-2 * jnp.abs(a))))
+
+
+def _logistic_slope(a):
+    return jax.nn.sigmoid(a) * jax.nn.sigmoid(-a)
+
+
+def _log_logistic_slope(a):
+    return -jnp.abs(a) - 2 * jnp.log1p(jnp.exp(-jnp.abs(a)))
+
+
+def _gaussian(a):
+    return jnp.exp(-0.5 * a * a - _HALF_LOG_2PI)
+
+
+def _gelu_bracket(left):
+    """(Phi + a phi) / phi for a <= 0, without underflow."""
+    return left + jnp.exp(log_ndtr(left) + 0.5 * left * left + _HALF_LOG_2PI)
+
+
+def _gelu_slope(a):
+    finite = jnp.where(jnp.isinf(a), 0, a)
+    low = _gaussian(a) * _gelu_bracket(jnp.minimum(finite, 0.0))  # underflows to -0: the sign stays
+    return jnp.where(a < 0, low, ndtr(a) + finite * _gaussian(a))
+
+
+def _log_gelu_slope(a):
+    left = jnp.minimum(a, 0.0)
+    low = -0.5 * left * left - _HALF_LOG_2PI + jnp.log(jnp.abs(_gelu_bracket(left)))
+    return jnp.where(a < 0, low, jnp.log(_gelu_slope(jnp.abs(a))))
+
+
+def _swish_bracket(a):
+    return 1 + jnp.where(jnp.isinf(a), 0, a) * jax.nn.sigmoid(-a)
+
+
+def _step(low, high, inside):
+    return lambda a: jnp.where(inside(a), high, low).astype(a.dtype)
+
+
+def _log_of(slope):
+    return lambda a: jnp.log(slope(a))
+
+
+_leaky = _step(LEAKY_SLOPE, 1.0, lambda a: a >= 0)
+_heaviside = _step(0.0, 1.0, lambda a: a > 0)
+_inside_one = _step(0.0, 1.0, lambda a: jnp.abs(a) <= 1)
+
+
+def _exponential_unit(scale, alpha):
+    """f' and log f' of scale * (a if a > 0 else alpha (e^a - 1))."""
+
+    def slope(a):
+        return jnp.where(a > 0, scale, scale * alpha * jnp.exp(jnp.minimum(a, 0)))
+
+    def log_slope(a):
+        return jnp.where(a > 0, math.log(scale), math.log(scale * alpha) + jnp.minimum(a, 0))
+
+    return slope, log_slope
+
+
+TABLE: dict[str, Activation] = {
+    entry.name: entry
+    for entry in (
+        Activation("linear", lambda a: a, jnp.ones_like, jnp.zeros_like),
+        Activation("tanh", jnp.tanh, _sech2, _log_sech2),
+        Activation("sigmoid", jax.nn.sigmoid, _logistic_slope, _log_logistic_slope),
+        Activation("relu", jax.nn.relu, _heaviside, _log_of(_heaviside), structural_zeros=True),
+        Activation("leaky_relu", lambda a: jax.nn.leaky_relu(a, LEAKY_SLOPE), _leaky, _log_of(_leaky)),
+        Activation("elu", jax.nn.elu, *_exponential_unit(1.0, 1.0)),
+        Activation("selu", jax.nn.selu, *_exponential_unit(SELU_SCALE, SELU_ALPHA)),
+        Activation("gelu", lambda a: a * ndtr(a), _gelu_slope, _log_gelu_slope),
+        Activation(
+            "swish",
+            jax.nn.silu,
+            lambda a: jax.nn.sigmoid(a) * _swish_bracket(a),
+            lambda a: -jax.nn.softplus(-a) + jnp.log(jnp.abs(_swish_bracket(a))),
+        ),
+        Activation("softplus", jax.nn.softplus, jax.nn.sigmoid, lambda a: -jax.nn.softplus(-a)),
+        Activation("hard_tanh", jax.nn.hard_tanh, _inside_one, _log_of(_inside_one), structural_zeros=True),
+        Activation(
+            "erf",
+            jax.scipy.special.erf,
+            lambda a: jnp.exp(math.log(2) - _HALF_LOG_PI - a * a),
+            lambda a: math.log(2) - _HALF_LOG_PI - a * a,
+        ),
+    )
+}
+
+
+def get(activation: "str | Activation", *, function: str = "activations.get") -> Activation:
+    """The entry of the table of that name; an `Activation` passes through.
+
+    Raises:
+        ValueError: for a name that is not in the table (the nearest is given).
+        TypeError: for a bare function, which has no derivative here.
+    """
+    if isinstance(activation, Activation):
+        return activation
+    if not isinstance(activation, str):
+        text = _checks.message(
+            function, "activation", "has no derivative", type(activation).__name__, "a name of the table or an Activation",
+            "Write Activation(name, function, slope, log_slope).",
+        )  # fmt: skip
+        raise TypeError(text)
+    _checks.one_of(function, "activation", activation, TABLE)
+    return TABLE[activation]

@@ -1,0 +1,76 @@
+"""What gated cells share: products of gates and slopes that never underflow to a false zero, and a diagonal."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jacspec import activations
+from jacspec._pytree import pytree
+from jacspec.activations import Activation
+
+
+def _floor(dtype) -> Array:
+    """The smallest number that survives a product, as in `jacspec.activations`."""
+    info = jnp.finfo(dtype)
+    return jnp.asarray(float(info.tiny) / float(info.eps), dtype)
+
+
+def product(*factors: Array) -> Array:
+    """The elementwise product; exactly zero only where a factor is, otherwise it stops at the floor."""
+    p = math.prod(factors[1:], start=factors[0])
+    sign = math.prod(map(jnp.sign, factors[1:]), start=jnp.sign(factors[0]))
+    floor = _floor(p.dtype)
+    return jnp.where((sign != 0) & (jnp.abs(p) < floor), sign * floor, p)
+
+
+def value(gate: Activation, a: Array) -> Array:
+    """gate(a) as a factor of a Jacobian: a logistic gate never closes to exactly zero."""
+    y = gate(a)
+    return jnp.maximum(y, _floor(y.dtype)) if gate is activations.TABLE["sigmoid"] else y
+
+
+def complement(gate: Activation, a: Array) -> Array:
+    """1 - gate(a), for the logistic gate from the other side: sigma(-a), without cancellation."""
+    if gate is not activations.TABLE["sigmoid"]:
+        return 1 - gate(a)
+    return value(gate, -a)
+
+
+def blend(gate: Activation, a: Array, kept: Array, new: Array) -> Array:
+    """gate(a) kept + (1 - gate(a)) new."""
+    rest = jax.nn.sigmoid(-a) if gate is activations.TABLE["sigmoid"] else 1 - gate(a)
+    return gate(a) * kept + rest * new
+
+
+@pytree
+class Diagonal:
+    """J = diag(d).
+
+    Attributes:
+        d: shape (n,).
+    """
+
+    d: Array
+
+    def push(self, V: Array) -> Array:
+        """J V, (n, k)."""
+        return self.d[:, None] * V
+
+    def pull(self, U: Array) -> Array:
+        """J^T U, (n, k)."""
+        return self.d[:, None] * U
+
+    def dense(self) -> Array:
+        """diag(d)."""
+        return jnp.diag(self.d)
+
+    def row_norms(self) -> Array:
+        """abs(d)."""
+        return jnp.abs(self.d)
+
+    @property
+    def factors(self) -> dict[str, Array]:
+        """``kept``: the diagonal."""
+        return {"kept": self.d}

@@ -1,0 +1,130 @@
+"""Shapes that the parameters of a cell must have, and those of the state and input it is given."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+
+from jacspec import _checks
+from jacspec.operators import matmul
+
+
+def recurrent(cell: str, W: Any, gates: int | None = None):
+    """W as (n, n), or (gates, n, n) for a gated cell.
+
+    Raises:
+        TypeError: if W is not a floating array.
+        ValueError: if W is empty, of the wrong rank, not square, or not one matrix a gate.
+    """
+    name = f"cells.{cell}"
+    shape = "(n, n)" if gates is None else f"({gates}, n, n)"
+    W = _checks.array(name, "W", W, 2 if gates is None else 3, shape)
+    if 0 in W.shape:
+        raise ValueError(_checks.message(name, "W", "is empty", f"shape {W.shape}", shape))
+    if W.shape[-1] != W.shape[-2]:
+        raise ValueError(_checks.message(name, "W", "must be square", f"shape {W.shape}", shape))
+    if gates is not None and W.shape[0] != gates:
+        raise ValueError(_checks.message(name, "W", "needs one matrix a gate", f"shape {W.shape}", shape))
+    return W
+
+
+def shaped(cell: str, argument: str, value: Any, shape: tuple[int | None, ...], text: str, *, required: bool = False):
+    """A floating parameter of the given shape (None: any length); None passes through where it is not required.
+
+    Raises:
+        TypeError: if it is not a floating array.
+        ValueError: if its shape differs.
+    """
+    if value is None and not required:
+        return None
+    value = _checks.array(f"cells.{cell}", argument, value, len(shape), text)
+    if any(want is not None and want != have for want, have in zip(shape, value.shape, strict=True)):
+        problem = "has the wrong shape"
+        raise ValueError(_checks.message(f"cells.{cell}", argument, problem, f"shape {value.shape}", text))
+    return value
+
+
+def gated(obj: Any, gates: int | None) -> int:
+    """Check and store W, U, b of a cell with one block a gate (or no gates: one block without the axis); return n."""
+    cell = type(obj).__name__
+    W = recurrent(cell, obj.W, gates)
+    n, lead = W.shape[-1], () if gates is None else (gates,)
+    text = "" if gates is None else f"{gates}, "
+    U = shaped(cell, "U", obj.U, (*lead, n, None), f"({text}n, m) with n as in W")
+    b = shaped(cell, "b", obj.b, (*lead, n), f"({text}n{'' if text else ','}) with n as in W")
+    store(obj, W=W, U=U, b=b)
+    return n
+
+
+def store(obj: Any, **values: Any) -> None:
+    """Set fields of a frozen dataclass that is being made."""
+    for name, value in values.items():
+        object.__setattr__(obj, name, value)
+
+
+def vector(cell: str, argument: str, value: Any, n: int, *, what: str) -> None:
+    """One state or input of n numbers; a batch is refused with the way out.
+
+    Raises:
+        TypeError: if it is no floating array.
+        ValueError: if its shape is not (n,).
+    """
+    name = f"cells.{cell}"
+    if not hasattr(value, "shape") or not hasattr(value, "dtype"):
+        raise TypeError(_checks.message(name, argument, "must be an array", type(value).__name__, f"({n},), {what}"))
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise TypeError(_checks.message(name, argument, "must be floating", f"dtype {value.dtype}", "a floating dtype"))
+    if value.ndim == 2 and value.shape[-1] == n:
+        hint = "One example inside, jax.vmap outside: use jacspec.batched or jax.vmap."
+        raise ValueError(_checks.message(name, argument, "is a batch", f"shape {value.shape}", f"({n},), {what}", hint))
+    if value.shape != (n,):
+        raise ValueError(_checks.message(name, argument, "does not fit", f"shape {value.shape}", f"({n},), {what}"))
+
+
+def pair(cell: str, carry: Any, n: int, names: tuple[str, str]) -> tuple[Array, Array]:
+    """A carry of two vectors of n numbers, in the order of `names`.
+
+    Raises:
+        TypeError: if it is not a tuple of two arrays.
+        ValueError: if one of the two is a batch or not of shape (n,).
+    """
+    order = f"({', '.join(names)})"
+    if not isinstance(carry, tuple) or len(carry) != 2:
+        got = f"an array of shape {carry.shape}" if hasattr(carry, "shape") else type(carry).__name__
+        hint = f"Pass the tuple {order}, {names[0]} first, each of shape ({n},)."
+        problem = f"must be the pair {order}"
+        raise TypeError(_checks.message(f"cells.{cell}", "carry", problem, got, "a tuple of two", hint))
+    for name, value in zip(names, carry, strict=True):
+        vector(cell, f"carry: {name}", value, n, what=f"one half of the carry {order}")
+    return carry
+
+
+def driver(cell: str, U: Any, x: Any):
+    """Check the input x against the input weights U, of shape (..., n, m) or None.
+
+    Raises:
+        TypeError: if it is no array.
+        ValueError: if one of the two is missing or x is not of shape (m,).
+    """
+    if U is None and x is None:
+        return
+    if U is None or x is None:
+        got, problem = "x without U" if U is None else "U without x", "and the input weights go together"
+        raise ValueError(_checks.message(f"cells.{cell}", "x", problem, got, "both or none"))
+    vector(cell, "x", x, U.shape[-1], what="features")
+
+
+def times(W: Array, v: Array) -> Array:
+    """W v for W of shape (n, m) or (gates, n, m), as one matrix product."""
+    return matmul(W.reshape(-1, W.shape[-1]), v).reshape(W.shape[:-1])
+
+
+def inputs(W: Array, U: Array | None, b: Array | None, x: Array | None) -> Array:
+    """U x + b, where both may be missing; for all gates at once."""
+    a = jnp.zeros(W.shape[:-1], W.dtype) if U is None else times(U, x)
+    return a if b is None else a + b
+
+
+def affine(W: Array, U: Array | None, b: Array | None, h: Array, x: Array | None) -> Array:
+    """W h + U x + b."""
+    return times(W, h) + inputs(W, U, b, x)

@@ -1,0 +1,121 @@
+"""The linear recurrent unit: a diagonal complex linear recurrence, stable by its parametrization.
+
+s_t = lambda s_{t-1} + gamma (B x_t),    lambda = exp(-exp(nu) + i theta),    |lambda| < 1,
+J_t = [[diag(Re lambda), -diag(Im lambda)], [diag(Im lambda), diag(Re lambda)]]   on the state (Re s, Im s)
+"""
+
+import jax.numpy as jnp
+from jax import Array
+
+from jacspec._pytree import pytree
+from jacspec.cells import _parameters
+from jacspec.cells._gates import product
+
+
+@pytree
+class Rotations:
+    """n scaled plane rotations: J = [[diag(r cos p), -diag(r sin p)], [diag(r sin p), diag(r cos p)]].
+
+    Attributes:
+        modulus: r, shape (n,).
+        phase: p in radians, shape (n,).
+    """
+
+    modulus: Array
+    phase: Array
+
+    def _turn(self, V: Array, sign: int) -> Array:
+        re, im = V.reshape(2, -1, V.shape[1])
+        cos, sin = jnp.cos(self.phase)[:, None], sign * jnp.sin(self.phase)[:, None]
+        r = self.modulus[:, None]
+        return jnp.concatenate([r * (cos * re - sin * im), r * (sin * re + cos * im)])
+
+    def push(self, V: Array) -> Array:
+        """J V, (2n, k)."""
+        return self._turn(V, 1)
+
+    def pull(self, U: Array) -> Array:
+        """J^T U, (2n, k)."""
+        return self._turn(U, -1)
+
+    def dense(self) -> Array:
+        """J, (2n, 2n)."""
+        return self.push(jnp.eye(2 * self.modulus.shape[0], dtype=self.modulus.dtype))
+
+    def row_norms(self) -> Array:
+        """The moduli twice, exactly."""
+        return jnp.concatenate([self.modulus, self.modulus])
+
+    @property
+    def factors(self) -> dict[str, Array]:
+        """``modulus`` and ``phase``."""
+        return {"modulus": self.modulus, "phase": self.phase}
+
+
+@pytree
+class LRU:
+    """s_t = lambda s_{t-1} + gamma (B x_t) with a complex diagonal lambda = exp(-exp(nu) + i theta).
+
+    The state is the tuple (re, im), the real part first; flat it has 2n numbers. Every singular value of a product of
+    T steps is a modulus to the power T, in pairs.
+
+    Args:
+        nu: log of minus the log modulus, (n,).
+        theta: phase in radians, (n,). (The paper trains log theta.)
+        B: real and imaginary part of the input weights, (2, n, m), or None for a cell without input.
+        gamma: normalization of the input, (n,), or None for the paper's initial value sqrt(1 - |lambda|^2).
+
+    Raises:
+        TypeError: for parameters that are not floating arrays (complex ones included: pass the two parts), or a carry
+            that is not the tuple (re, im).
+        ValueError: for shapes that do not fit.
+
+    Reference: A. Orvieto et al., Resurrecting recurrent neural networks for long sequences, ICML 2023
+    (arXiv 2303.06349), section 3.
+
+    Example:
+        >>> import jax.numpy as jnp, jacspec as js
+        >>> cell = js.cells.LRU(jnp.log(jnp.log(jnp.array([2.0]))), jnp.zeros(1))
+        >>> [round(r, 6) for r in cell.jacobian((jnp.ones(1), jnp.zeros(1))).row_norms().tolist()]
+        [0.5, 0.5]
+    """
+
+    nu: Array
+    theta: Array
+    B: Array | None = None
+    gamma: Array | None = None
+
+    def __post_init__(self):
+        """Check shapes."""
+        nu = _parameters.shaped("LRU", "nu", self.nu, (None,), "(n,)", required=True)
+        n = nu.shape[0]
+        theta = _parameters.shaped("LRU", "theta", self.theta, (n,), "(n,) with n as in nu", required=True)
+        B = _parameters.shaped("LRU", "B", self.B, (2, n, None), "(2, n, m) with n as in nu")
+        gamma = _parameters.shaped("LRU", "gamma", self.gamma, (n,), "(n,) with n as in nu")
+        _parameters.store(self, nu=nu, theta=theta, B=B, gamma=gamma)
+
+    @property
+    def modulus(self) -> Array:
+        """|lambda| = exp(-exp(nu)), shape (n,)."""
+        return product(jnp.exp(-jnp.exp(self.nu)))
+
+    @property
+    def normalization(self) -> Array:
+        """gamma, or sqrt(1 - |lambda|^2) without cancellation, shape (n,)."""
+        return jnp.sqrt(-jnp.expm1(-2 * jnp.exp(self.nu))) if self.gamma is None else self.gamma
+
+    def __call__(self, carry: tuple[Array, Array], x: Array | None = None) -> tuple[Array, Array]:
+        """The next state (re, im)."""
+        _parameters.pair("LRU", carry, self.nu.shape[0], ("re", "im"))
+        _parameters.driver("LRU", self.B, x)
+        re, im = self.jacobian(carry, x).push(jnp.concatenate(carry)[:, None])[:, 0].reshape(2, -1)
+        if self.B is None:
+            return re, im
+        drive = self.normalization * _parameters.times(self.B, x)
+        return re + drive[0], im + drive[1]
+
+    def jacobian(self, carry: tuple[Array, Array], x: Array | None = None) -> Rotations:
+        """The rotations by lambda, the same at every state and input."""
+        _parameters.pair("LRU", carry, self.nu.shape[0], ("re", "im"))
+        _parameters.driver("LRU", self.B, x)
+        return Rotations(self.modulus, self.theta)

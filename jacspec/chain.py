@@ -1,0 +1,478 @@
+"""The Jacobian chain: a step, a sequence of drivers, and the ordered step Jacobians J_1 ... J_T between them.
+
+The product is J_T ... J_1, newest on the left. Over time the drivers are inputs and the parameters are shared; over
+depth the drivers are the layers' parameters. Everything jacspec computes is a question put to a chain by one
+primitive, `JacobianChain.fold`, which walks it in either direction with one step Jacobian in hand.
+"""
+
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.flatten_util import ravel_pytree
+
+from jacspec import _checks, _steps
+from jacspec._links import Along, Listed, Shared, Stored, first_nonfinite
+from jacspec._pytree import pytree
+from jacspec.operators import Linearized, Matrix, norms
+from jacspec.typing import Driver, State, Step, StepJacobian
+
+STORED_BYTES = 2**28
+"""Up to this size the matrices of an autodiff chain are kept with ``store="auto"``."""
+
+
+@pytree
+class JacobianChain:
+    """The step Jacobians J_1 ... J_T along a trajectory h_0 ... h_T; `J_t` maps changes of h_{t-1} to changes of h_t.
+
+    Build one with `jacobian_chain`, `layer_chain`, `from_matrices` or `from_factors`.
+
+    Attributes:
+        links: where J_t comes from: a scan over equal steps, or a tuple of operators where widths change.
+        first_nonfinite: index t of the first state h_t (or J_t) with a NaN or Inf, -1 if none.
+    """
+
+    links: Along | Stored | Shared | Listed
+    first_nonfinite: Array
+
+    @property
+    def states(self) -> State:
+        """h_0 ... h_T with a leading axis T+1 (a list where widths change); None if only matrices were given."""
+        return self.links.states
+
+    @property
+    def store(self) -> str:
+        """What is kept in memory: ``"states"``, ``"matrices"``, ``"factors"`` or ``"operators"``."""
+        return self.links.kept
+
+    @property
+    def length(self) -> int:
+        """T, the number of step Jacobians."""
+        return self.links.length
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, n) of the product: the sizes of the last and of the first state."""
+        return self.links.shape
+
+    @property
+    def rank_bound(self) -> int:
+        """The narrowest width, and so the number of singular values that are not zero by shape."""
+        return min(self.links.widths)
+
+    @property
+    def dtype(self):
+        """The dtype in which questions are answered: that of the chain, float32 at least."""
+        return self.links.dtype
+
+    def __getitem__(self, window: slice) -> "JacobianChain":
+        """The chain of steps t in a contiguous slice: ``chain[s:t]`` has the product J_t ... J_{s+1}.
+
+        Raises:
+            TypeError: for an index that is not a slice of step 1.
+        """
+        if not isinstance(window, slice) or window.step not in (None, 1):
+            raise TypeError(_checks.message("JacobianChain", "index", "must be a slice without a step", repr(window)))
+        start, stop, _ = window.indices(self.length)
+        cut = self.links.window(slice(start, max(start, stop)))
+        inside = (self.first_nonfinite >= 0) & (self.first_nonfinite <= stop)
+        return JacobianChain(cut, jnp.where(inside, jnp.maximum(self.first_nonfinite - start, 0), -1))
+
+    def fold(self, f: Callable, carry: Any, *, reverse: bool = False, xs: Any = None) -> tuple[Any, Any]:
+        """Walk the chain: ``carry, out = f(carry, J_t, x_t)`` for t = 1..T, or T..1 with `reverse`.
+
+        Args:
+            f: receives the carry, the step Jacobian and the t-th slice of `xs`.
+            carry: the first carry; its shapes may change from step to step only where the chain's do.
+            reverse: walk from the newest step to the oldest.
+            xs: a pytree with leading axis T, in the order of time.
+
+        Returns:
+            The last carry and the outs in the order of time, stacked (a list where widths change).
+        """
+        return self.links.fold(f, carry, reverse=reverse, xs=xs)
+
+    def dense(self) -> Array | list[Array]:
+        """The step Jacobians as an array (T, n, n), oldest first; a list where widths change."""
+        return self.fold(lambda carry, J, _: (carry, J.dense()), ())[1]
+
+    def push(self, v: State) -> tuple[Array, Array]:
+        """J_T ... J_1 v, as a unit-scaled array and its log scale.
+
+        Args:
+            v: (n,), or (n, k) for k vectors, or a pytree like h_0.
+
+        Returns:
+            (array of shape (m,) or (m, k) with unit columns, log of their Euclidean norms in nats; -inf for zero).
+        """
+        return self._through("push", v, self.shape[1])
+
+    def pull(self, u: State) -> tuple[Array, Array]:
+        """(J_T ... J_1)^T u, as a unit-scaled array and its log scale; the arguments mirror those of `push`."""
+        return self._through("pull", u, self.shape[0])
+
+    def _through(self, verb: str, v: State, n: int) -> tuple[Array, Array]:
+        flat = v if hasattr(v, "ndim") else ravel_pytree(v)[0]
+        flat = _checks.array(f"JacobianChain.{verb}", "v", flat, (1, 2), "(n,) or (n, k)").astype(self.dtype)
+        if flat.shape[0] != n:
+            text = _checks.message(f"JacobianChain.{verb}", "v", "does not fit", f"shape {flat.shape}", f"({n}, ...)")
+            raise ValueError(text)
+        V = flat if flat.ndim == 2 else flat[:, None]
+
+        def body(carry, J, _):
+            V, log = rescale(getattr(J, verb)(carry[0]))
+            return (V, carry[1] + log), None
+
+        (V, log), _ = self.fold(body, rescale(V), reverse=verb == "pull")
+        ok = self.first_nonfinite < 0
+        V, log = jnp.where(ok, V, jnp.nan), jnp.where(ok, log, jnp.nan)
+        return (V, log) if flat.ndim == 2 else (V[:, 0], log[0])
+
+    @staticmethod
+    def from_matrices(Js: Array | Sequence[Array], *, check: bool = True) -> "JacobianChain":
+        """The chain of given step Jacobians.
+
+        Args:
+            Js: (T, n, n), or a sequence of matrices (n_t, n_{t-1}), oldest first.
+            check: look at the values of concrete arrays.
+
+        Raises:
+            TypeError: for arrays that are not floating.
+            ValueError: for shapes that do not follow on one another, or NaN or Inf.
+
+        Example:
+            >>> import jax.numpy as jnp, jacspec as js
+            >>> js.JacobianChain.from_matrices(2.0 * jnp.ones((3, 1, 1))).push(jnp.ones(1))[1].round(3).item()
+            2.079
+        """
+        name = "JacobianChain.from_matrices"
+        if hasattr(Js, "ndim"):
+            Js = _checks.array(name, "jacobians", Js, 3, "(T, n, n)")
+            if Js.shape[0] > 1 and Js.shape[1] != Js.shape[2]:
+                shapes = f"shapes {Js.shape[1:]} and {Js.shape[1:]}"
+                raise ValueError(_checks.message(name, "jacobians", "do not follow at steps 0 and 1", shapes, "(n, n)"))
+        else:
+            Js = [_checks.array(name, f"jacobians[{t}]", J, 2, "(n_t, n_{t-1})") for t, J in enumerate(Js)]
+            for t, (old, new) in enumerate(zip(Js, Js[1:], strict=False)):
+                if old.shape[0] != new.shape[1]:
+                    got = f"shapes {old.shape} and {new.shape}"
+                    text = f"do not follow at steps {t} and {t + 1}"
+                    raise ValueError(_checks.message(name, "jacobians", text, got, f"(..., {old.shape[0]})"))
+            if not Js:
+                text = _checks.message(name, "jacobians", "is an empty list", hint="Give an array of shape (0, n, n).")
+                raise ValueError(text)
+        if check:
+            _checks.finite(name, "jacobians", Js)
+        if isinstance(Js, list):
+            return _with_matrices(_of_operators([Matrix(J) for J in Js], None))
+        return _with_matrices(Stored(Matrix(Js), None, Js.shape[0], Js.shape[:0:-1]))
+
+    @staticmethod
+    def from_factors(d: Array, W: Array, *, check: bool = True) -> "JacobianChain":
+        """The chain of J_t = diag(d_t) W, never formed.
+
+        Args:
+            d: slopes, (T, n).
+            W: shared weight, (n, n).
+            check: look at the values of concrete arrays.
+
+        Raises:
+            TypeError: for arrays that are not floating.
+            ValueError: for shapes that do not fit, or NaN or Inf.
+        """
+        name = "JacobianChain.from_factors"
+        d, W = _checks.array(name, "d", d, 2, "(T, n)"), _checks.array(name, "W", W, 2, "(n, n)")
+        if W.shape[0] != W.shape[1]:
+            raise ValueError(_checks.message(name, "W", "must be square", f"shape {W.shape}", "(n, n)"))
+        if d.shape[1] != W.shape[0]:
+            raise ValueError(_checks.message(name, "d", "does not fit W", f"shape {d.shape}", f"(T, {W.shape[0]})"))
+        if check:
+            _checks.finite(name, "d", d)
+            _checks.finite(name, "W", W)
+        return _with_matrices(Shared(d, W))
+
+
+def rescale(V: Array) -> tuple[Array, Array]:
+    """Unit columns and the logs of their norms; a zero column stays zero, with -inf."""
+    size = norms(V, axis=0)
+    live = size > 0
+    safe = jnp.where(live, size, 1)
+    return V / safe, jnp.where(live, jnp.log(safe), jnp.where(size == 0, -jnp.inf, jnp.nan))
+
+
+def jacobian_chain(
+    step: Step,
+    h0: State,
+    xs: Driver = None,
+    *,
+    length: int | None = None,
+    jacobian: str = "auto",
+    store: str | bool = "auto",
+    check: bool = True,
+) -> JacobianChain:
+    """The Jacobian chain of a step along the trajectory h_t = step(h_{t-1}, x_t).
+
+    Args:
+        step: any callable (h, x) -> h. With a method ``jacobian(h, x)`` (every `jacspec.cells`) it is analytic.
+        h0: first state, a pytree of floating arrays. It takes the dtype that the step returns.
+        xs: drivers, a pytree with leading axis T, or None with `length`: the step then receives x = None.
+        length: T.
+        jacobian: ``"auto"`` (analytic where the step brings it), ``"analytic"`` or ``"autodiff"``.
+        store: ``"auto"``, True or False. Analytic steps are never stored: they are recomputed from the states, O(T n)
+            in all. Autodiff steps are kept as T n^2 numbers if True, or if ``"auto"`` and they take less than 256 MiB.
+        check: look at the values of concrete arrays. Shapes and dtypes are always checked.
+
+    Returns:
+        A `JacobianChain`. A state that becomes NaN or Inf on the way is reported by ``.first_nonfinite`` (and a warning
+        outside jit); later results are NaN, not a spectrum.
+
+    Raises:
+        TypeError: for a state or drivers that are not arrays, or a step that does not return a state like h0.
+        ValueError: for unknown options, an analytic Jacobian that is missing, lengths that contradict one another,
+            NaN or Inf in the arguments.
+        MemoryError: if `store` is True and the matrices would take more than half of the free memory.
+
+    Example:
+        >>> import jax.numpy as jnp, jacspec as js
+        >>> chain = js.jacobian_chain(lambda h, x: jnp.tanh(0.9 * h), jnp.zeros(1), length=50)
+        >>> bool(abs(js.log_singular_values(chain)[0] - 50 * jnp.log(0.9)) < 1e-5)
+        True
+    """
+    name = "jacobian_chain"
+    _checks.one_of(name, "jacobian", jacobian, ("auto", "analytic", "autodiff"))
+    _checks.one_of(name, "store", store, ("auto", True, False))
+    h0 = _steps.checked_state(name, "h0", h0)
+    xs, T = _steps.checked_drivers(name, xs, length)
+    if not callable(step):
+        raise TypeError(_checks.message(name, "step", "must be callable", type(step).__name__, "step(h, x) -> h"))
+    if check:
+        for argument, tree in (("step", step), ("h0", h0), ("xs", xs)):
+            _checks.finite(name, argument, tree)
+
+    x0 = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
+    h0 = _steps.settle(name, step, h0, x0)
+    program = _steps.as_pytree(step, jax.tree.map(_shape_of, h0), x0)
+    if check:
+        _checks.finite(name, "step", program)
+    analytic = jacobian != "autodiff" and hasattr(step, "jacobian")
+    if jacobian == "analytic" and not analytic:
+        hint = "Give the step a method jacobian(h, x), or use jacobian='auto'."
+        raise ValueError(_checks.message(name, "jacobian", "is not there", type(step).__name__, "an analytic step", hint))
+
+    states = _steps.run_jitted(program, h0, xs, T)
+    links = Along(program, states, xs, T, _steps.size(h0), analytic)
+    if _keep_matrices(name, links, store):
+        links = _stored(links)
+    return _with_flag(links, warn=check)
+
+
+def layer_chain(layers: Sequence[Callable], x: State, *, jacobian: str = "auto", check: bool = True) -> JacobianChain:
+    """The Jacobian chain of a deep network: layers whose widths may change, applied to x one after another.
+
+    Args:
+        layers: callables ``layer(h) -> h``; those with a method ``jacobian(h)`` (every `jacspec.layers`) are analytic.
+        x: the network's input, the first state: one example, or the whole batch where BatchNorm is in train mode.
+        jacobian: ``"auto"``, ``"analytic"`` or ``"autodiff"``.
+        check: look at the values of concrete arrays.
+
+    Returns:
+        A `JacobianChain` whose T is the number of layers. Equal layers are stacked and scanned, others kept as a list.
+
+    Raises:
+        TypeError: if `layers` is no sequence of callables, or x not floating.
+        ValueError: for unknown options, an analytic Jacobian that is missing, NaN or Inf in the arguments.
+
+    Example:
+        >>> import jax.numpy as jnp, jacspec as js
+        >>> layers = [js.layers.Dense(jnp.ones((3, 2))), js.layers.Dense(jnp.ones((1, 3)))]
+        >>> js.log_singular_values(js.layer_chain(layers, jnp.ones(2))).shape
+        (1,)
+    """
+    name = "layer_chain"
+    _checks.one_of(name, "jacobian", jacobian, ("auto", "analytic", "autodiff"))
+    if not isinstance(layers, Sequence) or not all(callable(layer) for layer in layers):
+        raise TypeError(_checks.message(name, "layers", "must be a sequence of callables", type(layers).__name__))
+    h = _steps.checked_state(name, "x", x)
+    if check:
+        _checks.finite(name, "x", h)
+    states, operators = [h], []
+    for i, layer in enumerate(layers):
+        if check and _steps.is_pytree(layer):
+            _checks.finite(name, f"layers[{i}]", layer)
+        analytic = jacobian != "autodiff" and hasattr(layer, "jacobian")
+        if jacobian == "analytic" and not analytic:
+            got = type(layer).__name__
+            raise ValueError(_checks.message(name, f"layers[{i}]", "has no jacobian(h)", got, "an analytic layer"))
+        operators.append(layer.jacobian(h) if analytic else Matrix(Linearized(_Layer(layer), h, None).dense()))
+        h = layer(h)
+        states.append(h)
+    return _with_flag(_of_operators(operators, states), warn=check)
+
+
+def batched(
+    question: Callable[[JacobianChain], Any], step: Step, h0: State, xs: Driver = None, *, in_axes: Any = 0, **options: Any
+) -> Any:
+    """``question(jacobian_chain(step, h0, xs))`` for a batch of (h0, xs), the parameters of the step unbatched.
+
+    Chain and question are mapped together, so a shared weight meets the whole batch in one matrix product.
+
+    Args:
+        question: a function of a chain, such as `log_singular_values`.
+        step: as in `jacobian_chain`.
+        h0: states with a leading batch axis.
+        xs: drivers with axes (batch, T, ...), or None with ``length=T``.
+        in_axes: as in `jax.vmap`, for (h0, xs); ``(None, 0)`` shares one initial state.
+        options: passed to `jacobian_chain`.
+
+    Returns:
+        What `question` returns, with a leading batch axis on every leaf.
+
+    Raises:
+        TypeError: as `jacobian_chain` does.
+        ValueError: as `jacobian_chain` does.
+
+    Example:
+        >>> import jax.numpy as jnp, jacspec as js
+        >>> cell = js.cells.Elman(jnp.eye(2))
+        >>> js.batched(js.log_singular_values, cell, jnp.zeros((5, 2)), length=3).shape
+        (5, 2)
+    """
+    if options.get("check", True):
+        for argument, tree in (("step", step), ("h0", h0), ("xs", xs)):
+            _checks.finite("batched", argument, tree)
+    return jax.vmap(lambda h, x: question(jacobian_chain(step, h, x, **options)), in_axes=in_axes)(h0, xs)
+
+
+def stack(*steps: Step) -> Step:
+    """Several recurrent layers as one step: a sweep through the depth at one time.
+
+    The state is the tuple of layer states; layer l receives the new output of layer l-1 (its ``output(h)`` where a cell
+    has that method, such as h of an LSTM's (c, h), else its whole state), the first layer receives x.
+
+    Args:
+        steps: the layers' steps, from the input up.
+
+    Returns:
+        A step on tuples of states.
+
+    Raises:
+        ValueError: if there is no step.
+    """
+    if not steps:
+        raise ValueError(_checks.message("stack", "steps", "is empty", "no step", "one step or more"))
+
+    def sweep(states: tuple, x: Driver) -> tuple:
+        new = []
+        for step, h in zip(steps, states, strict=True):
+            new.append(step(h, x))
+            x = step.output(new[-1]) if hasattr(step, "output") else new[-1]
+        return tuple(new)
+
+    return sweep
+
+
+def over_time(step: Callable, initial: State | None = None) -> Step:
+    """One recurrent layer acting on a whole sequence, as a step over depth.
+
+    The state is the sequence (T, n) that enters a layer; the driver p is the layer's parameters.
+    H'_t = step(H'_{t-1}, H_t, p).
+
+    Args:
+        step: callable (h, x, p) -> h.
+        initial: the layer's state before the first time, shape (n,); zeros of the shape of one input if None.
+
+    Returns:
+        A step on sequences.
+    """
+
+    def layer(sequence: State, p: Driver) -> State:
+        start = jax.tree.map(lambda s: jnp.zeros_like(s[0]), sequence) if initial is None else initial
+        return lax.scan(lambda h, x: (step(h, x, p),) * 2, start, sequence)[1]
+
+    return layer
+
+
+class _Layer:
+    """A layer as a step that ignores its driver."""
+
+    def __init__(self, layer: Callable):
+        self.layer = layer
+
+    def __call__(self, h: State, x: Driver = None) -> State:
+        del x
+        return self.layer(h)
+
+
+def _shape_of(a: Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(a.shape, a.dtype)
+
+
+def _keep_matrices(name: str, links: Along, store: str | bool) -> bool:
+    """Whether the matrices of an autodiff chain are kept, by an estimate of their size."""
+    if links.analytic or store is False:
+        return False
+    count = links.length * links.size**2 * jnp.dtype(links.dtype).itemsize
+    if store == "auto":
+        return count <= STORED_BYTES
+    free = _free_bytes()
+    if count > free / 2:
+        got = f"{count / 2**30:.1f} GiB for T={links.length}, n={links.size}"
+        hint = "Use store=False, or give the step an analytic jacobian."
+        limit = f"at most half of the free {free / 2**30:.1f} GiB"
+        raise MemoryError(_checks.message(name, "store", "asks for too much", got, limit, hint))
+    return True
+
+
+def _free_bytes() -> float:
+    """Free memory of the default device, from the system where the device does not say."""
+    stats = jax.devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats["bytes_in_use"]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+@jax.jit
+def _stored(links: Along) -> Stored:
+    _, matrices = links.fold(lambda carry, J, _: (carry, J.dense()), (), reverse=False, xs=None)
+    return Stored(Matrix(matrices), links.states, links.length, (links.size,))
+
+
+def _of_operators(operators: list[StepJacobian], states: list[State] | None) -> Listed | Stored:
+    """Equal operators stacked for a scan, different ones as a list."""
+    sizes = [_steps.size(h) for h in states] if states is not None else _sizes(operators)
+    same = len(set(sizes)) == 1 and operators and len({_signature(op) for op in operators}) == 1
+    if not same:
+        return Listed(tuple(operators), states, tuple(sizes))
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *operators)
+    equal_states = states is not None and len({_signature(h) for h in states}) == 1
+    if equal_states:
+        states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    return Stored(stacked, states, len(operators), (sizes[0],))
+
+
+def _sizes(operators: list[Matrix]) -> list[int]:
+    return [operators[0].matrix.shape[1], *(op.matrix.shape[0] for op in operators)]
+
+
+def _signature(tree: Any) -> tuple:
+    leaves, structure = jax.tree.flatten(tree)
+    return (structure, *((leaf.shape, leaf.dtype) for leaf in leaves))
+
+
+def _with_flag(links: Any, *, warn: bool) -> JacobianChain:
+    """The chain with the index of its first state that is not finite."""
+    bad = first_nonfinite(links.states)
+    if warn and _checks.is_concrete(bad) and bad >= 0:
+        text = f"jacspec: the state is not finite at step {int(bad)}; what depends on it is NaN"
+        warnings.warn(text, stacklevel=3)
+    return JacobianChain(links, bad)
+
+
+def _with_matrices(links: Any) -> JacobianChain:
+    """The chain of given matrices, with the index (from 1) of the first that is not finite."""
+    bad = first_nonfinite(list(links.operators) if isinstance(links, Listed) else links.parts())
+    return JacobianChain(links, jnp.where(bad < 0, bad, bad + 1))

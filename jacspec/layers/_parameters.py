@@ -1,0 +1,77 @@
+"""What a layer asks of its parameters and of the state it is given."""
+
+import math
+from typing import Any
+
+import numpy as np
+from jax import Array
+
+from jacspec import _checks
+
+
+def shaped(layer: str, argument: str, value: Any, shape: tuple[int | None, ...], text: str) -> Any:
+    """An optional floating parameter of the given shape (None: any length but 0); None passes through.
+
+    Raises:
+        TypeError: if it is not a floating array.
+        ValueError: if its rank or shape differs, or it is empty.
+    """
+    if value is None:
+        return None
+    name = f"layers.{layer}"
+    value = _checks.array(name, argument, value, len(shape), text)
+    if 0 in value.shape:
+        raise ValueError(_checks.message(name, argument, "is empty", f"shape {value.shape}", text))
+    if any(want is not None and want != have for want, have in zip(shape, value.shape, strict=True)):
+        raise ValueError(_checks.message(name, argument, "has the wrong shape", f"shape {value.shape}", text))
+    return value
+
+
+def weight(layer: str, argument: str, value: Any) -> Array:
+    """Weights of shape (m, n), from n units to m units.
+
+    Raises:
+        TypeError: if they are missing or not a floating array.
+        ValueError: if they are not 2-D, or empty.
+    """
+    if value is None:
+        raise TypeError(_checks.message(f"layers.{layer}", argument, "is missing", "None", "(m, n)"))
+    return shaped(layer, argument, value, (None, None), "(m, n)")
+
+
+def epsilon(layer: str, value: Any) -> float:
+    """A finite number >= 0, as a Python float.
+
+    Raises:
+        TypeError: if it is not a number.
+        ValueError: if it is negative or not finite.
+    """
+    name = f"layers.{layer}"
+    if isinstance(value, (bool, str)) or not isinstance(value, (int, float, np.number)):
+        raise TypeError(_checks.message(name, "epsilon", "must be a number", repr(value), "epsilon >= 0"))
+    if not math.isfinite(value) or value < 0:
+        raise ValueError(_checks.message(name, "epsilon", "is out of range", value, "a finite epsilon >= 0"))
+    return float(value)
+
+
+def state(layer: str, h: Any, ndim: int, last: int | None, text: str) -> None:
+    """One example of `ndim` axes whose last has length `last` (None: any); a batch is refused with the way out.
+
+    Raises:
+        TypeError: if it is not an array.
+        ValueError: if its shape does not fit.
+    """
+    name = f"layers.{layer}"
+    if not hasattr(h, "shape"):
+        raise TypeError(_checks.message(name, "h", "must be an array", type(h).__name__, text))
+    fits = bool(h.shape) and h.shape[-1] > 0 and last in (None, h.shape[-1])
+    if fits and len(h.shape) == ndim + 1:
+        hint = "One example inside, jax.vmap outside: use jacspec.batched, jax.vmap or layers.PerExample."
+        raise ValueError(_checks.message(name, "h", "is a batch", f"shape {h.shape}", text, hint))
+    if not fits or len(h.shape) != ndim:
+        raise ValueError(_checks.message(name, "h", "does not fit", f"shape {h.shape}", text))
+
+
+def vector(layer: str, h: Any, n: int | None) -> None:
+    """A state of shape (n,)."""
+    state(layer, h, 1, n, "(n,), the state" if n is None else f"({n},), the state")

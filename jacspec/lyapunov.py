@@ -1,0 +1,213 @@
+"""Lyapunov exponents: the growth rates of the QR recursion, the limit T -> infinity.
+
+    J_t Q_{t-1} = Q_t R_t,    lambda_i = (1/T) sum_t log abs (R_t)_ii
+
+They are rates of a trajectory, not log singular values of a finite product (`jacspec.spectrum`): at finite T the two
+differ by O(1) nats in the sum. Exponents of the product J_T ... J_1 and of its adjoint agree as T -> infinity.
+"""
+
+import functools
+
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from jacspec import _checks
+from jacspec._links import Listed
+from jacspec._product.orthogonal import qr
+from jacspec._pytree import pytree
+from jacspec.chain import JacobianChain
+
+NOISE = 4.0
+"""A diagonal entry of R below NOISE eps ||A|| is noise: the exponent is then an upper bound."""
+
+RESOLVED = 0.8
+"""Share of log(1/eps) that two directions may drift apart between two QR before the lower one drowns."""
+
+
+@pytree
+class LyapunovSpectrum:
+    """Lyapunov exponents of a chain and the record they were taken from.
+
+    Attributes:
+        exponents: (k,), nats per step, descending; -inf for a direction that is killed exactly.
+        history: (blocks, k), log growth of each direction over each block, nats.
+        steps: (blocks,), number of steps in each block (`qr_every`; the last may be shorter).
+        standard_error: (k,), nats per step, from the autocovariance of the history (Geyer's initial monotone
+            sequence); NaN for fewer than four blocks.
+        resolved: (k,), False below the precision floor, (lambda_1 - lambda_i) qr_every >= 0.8 log(1/eps), or where
+            an entry of R was noise; the exponent is then an upper bound.
+        converged: False if the chain is not finite.
+        first_nonfinite: index of the first state or step Jacobian with a NaN or Inf, -1 if none; values are then NaN.
+    """
+
+    exponents: Array
+    history: Array
+    steps: Array
+    standard_error: Array
+    resolved: Array
+    converged: Array
+    first_nonfinite: Array
+    complete: Array
+
+    @property
+    def kaplan_yorke_dimension(self) -> Array:
+        """D = j + (lambda_1 + ... + lambda_j) / abs(lambda_{j+1}), j the last with a sum >= 0 (Kaplan & Yorke 1979).
+
+        0 if lambda_1 < 0; n if the sum of all n exponents is >= 0; NaN if k < n exponents do not reach the crossing.
+        """
+        lam = self.exponents
+        k = lam.shape[-1]
+        sums = jnp.cumsum(jnp.where(lam == -jnp.inf, -jnp.finfo(lam.dtype).max / (k + 1), lam), axis=-1)
+        j = jnp.sum(jnp.cumprod(sums >= 0, axis=-1), axis=-1)
+        following = jnp.take_along_axis(lam, jnp.minimum(j, k - 1)[..., None], axis=-1)[..., 0]
+        total = jnp.take_along_axis(sums, jnp.maximum(j - 1, 0)[..., None], axis=-1)[..., 0]
+        inside = j + jnp.where(j > 0, total, 0) / jnp.where(following < 0, -following, jnp.inf)
+        value = jnp.where(j == k, jnp.where(self.complete, float(k), jnp.nan), inside)
+        return jnp.where(jnp.isnan(lam).any(axis=-1), jnp.nan, value)
+
+    @property
+    def entropy_rate(self) -> Array:
+        """Sum of the positive exponents, nats per step: the Kolmogorov-Sinai entropy where Pesin's formula holds."""
+        return jnp.sum(jnp.maximum(self.exponents, 0), axis=-1)
+
+
+def lyapunov_exponents(
+    chain: JacobianChain, *, k: int | None = None, qr_every: int = 1, transient: int = 0
+) -> LyapunovSpectrum:
+    """Lyapunov exponents of a chain, by QR.
+
+    Args:
+        chain: a `JacobianChain` of square steps.
+        k: the leading k exponents; all n if None.
+        qr_every: steps between two orthogonalizations. More than one costs accuracy: see `LyapunovSpectrum.resolved`.
+        transient: first steps that align the directions (with QR) and are not counted. The transient of the *state*
+            is another matter: start the chain on the attractor.
+
+    Returns:
+        A `LyapunovSpectrum`, nats per step.
+
+    Raises:
+        TypeError: if `chain` is no chain or an option no integer.
+        ValueError: for T = 0, `transient` >= T, options out of range, or a chain whose width changes.
+
+    Reference: G. Benettin et al., Meccanica 15 (1980) 9; K. Geist, U. Parlitz, W. Lauterborn, Prog. Theor. Phys. 83
+    (1990) 875; C. J. Geyer, Stat. Sci. 7 (1992) 473 (standard error).
+
+    Example:
+        >>> import jax.numpy as jnp, jacspec as js
+        >>> chain = js.JacobianChain.from_matrices(jnp.tile(jnp.diag(jnp.array([0.5, 2.0])), (300, 1, 1)))
+        >>> js.lyapunov_exponents(chain, transient=100).exponents.round(3).tolist()
+        [0.6930000185966492, -0.6930000185966492]
+    """
+    name = "lyapunov_exponents"
+    _checks.instance(name, "chain", chain, JacobianChain, "Build one with jacspec.jacobian_chain.")
+    T = chain.length
+    if T == 0:
+        raise ValueError(_checks.message(name, "chain", "has no exponent: T=0", expected="T >= 1"))
+    if isinstance(chain.links, Listed) or chain.shape[0] != chain.shape[1]:
+        hint = "The finite product has log singular values: jacspec.spectrum."
+        raise ValueError(_checks.message(name, "chain", "changes its width", expected="square steps", hint=hint))
+    n = chain.shape[1]
+    k = n if k is None else _checks.integer(name, "k", k, 1, n, f"n={n} directions.")
+    qr_every = _checks.integer(name, "qr_every", qr_every, 1, T)
+    transient = _checks.integer(name, "transient", transient, 0, T - 1, f"The chain has T={T} steps.")
+    return _exponents(chain, k, qr_every, transient)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _exponents(chain: JacobianChain, k: int, qr_every: int, transient: int) -> LyapunovSpectrum:
+    T, n, dtype = chain.length, chain.shape[1], chain.dtype
+
+    def orthogonalize(carry, V):
+        alive, doubtful = carry
+        V = jnp.where(alive, V, 0)
+        Q, R = qr(V)
+        diagonal = jnp.abs(jnp.diagonal(R))
+        # a nonzero row for every direction that survives: the rest are dead by structure, whatever QR makes of them
+        rows = jnp.sum(jnp.any(V != 0, axis=1))
+        alive = alive & (jnp.cumsum(alive) <= rows) & (diagonal > 0)
+        floor = lax.stop_gradient(NOISE * jnp.finfo(dtype).eps * jnp.sqrt(jnp.sum(V * V)))
+        growth = jnp.where(alive, jnp.log(jnp.where(alive, jnp.maximum(diagonal, floor), 1)), -jnp.inf)
+        return Q, (alive, doubtful | (alive & (diagonal <= floor))), growth
+
+    @jax.checkpoint
+    def step(carry, J, t):
+        V, state, bad = carry
+        V = J.push(V)
+        finite = jnp.all(jnp.isfinite(V))
+        bad = jnp.where((bad < 0) & ~finite, t, bad)
+        V = jnp.where(finite, V, 0)
+        if qr_every == 1:
+            V, state, growth = orthogonalize(state, V)
+        else:
+            due = ((t - transient) % qr_every == 0) | (t == T)
+            V, state, growth = lax.cond(due, orthogonalize, lambda s, v: (v, s, jnp.zeros(k, dtype)), state, V)
+        return (V, state, bad), growth
+
+    start = (jnp.eye(n, k, dtype=dtype), (jnp.ones(k, bool), jnp.zeros(k, bool)), jnp.asarray(-1))
+    (_, (_, doubtful), bad), growth = chain.fold(step, start, xs=jnp.arange(1, T + 1))
+
+    ends = np.unique([*range(transient + qr_every, T + 1, qr_every), T])
+    steps = jnp.asarray(np.diff(ends, prepend=transient), dtype)
+    history = growth[ends - 1] if qr_every > 1 else growth[transient:]
+    exponents = _total(history) / (T - transient)
+    order = jnp.argsort(-lax.stop_gradient(exponents))
+    exponents, history, doubtful = exponents[order], history[:, order], doubtful[order]
+
+    gap = jnp.where(exponents == -jnp.inf, 0, exponents[0] - exponents)
+    resolved = (gap * qr_every < RESOLVED * -jnp.log(jnp.finfo(dtype).eps)) & ~doubtful
+    state_bad = chain.first_nonfinite
+    bad = jnp.where((state_bad >= 0) & ((bad < 0) | (state_bad < bad)), state_bad, bad)
+    ok = bad < 0
+    return LyapunovSpectrum(
+        exponents=jnp.where(ok, exponents, jnp.nan),
+        history=jnp.where(ok, history, jnp.nan),
+        steps=steps,
+        standard_error=jnp.where(ok, standard_error(history, steps), jnp.nan),
+        resolved=resolved & ok,
+        converged=ok,
+        first_nonfinite=bad,
+        complete=jnp.asarray(k == n),
+    )
+
+
+def _total(history: Array) -> Array:
+    """Column sums in two stages, so that a long float32 record does not drift."""
+    blocks, k = history.shape
+    side = max(1, int(np.sqrt(blocks)))
+    whole = blocks // side * side
+    return history[:whole].reshape(-1, side, k).sum(axis=1).sum(axis=0) + history[whole:].sum(axis=0)
+
+
+def standard_error(history: Array, steps: Array) -> Array:
+    """Standard error of the mean growth per step, from a correlated record.
+
+    var = (1/N) (-gamma_0 + 2 sum_m G_m), G_m = gamma_2m + gamma_2m+1 summed while positive and made non-increasing
+    (Geyer 1992, initial monotone sequence).
+
+    Args:
+        history: (blocks, k) log growth, nats.
+        steps: (blocks,) steps per block.
+
+    Returns:
+        (k,), nats per step; NaN for fewer than four blocks.
+    """
+    blocks = history.shape[0]
+    if blocks < 4:
+        return jnp.full(history.shape[1], jnp.nan, history.dtype)
+    rate = lax.stop_gradient(history / steps[:, None])
+    deviation = jnp.where(jnp.isfinite(rate), rate - jnp.mean(rate, axis=0), 0)
+    size = 1 << (2 * blocks - 1).bit_length()
+    power = jnp.abs(jnp.fft.rfft(deviation, size, axis=0)) ** 2
+    covariance = jnp.fft.irfft(power, size, axis=0)[: blocks // 2 * 2] / blocks
+    pairs = covariance[0::2] + covariance[1::2]
+    positive = jnp.cumprod(pairs > 0, axis=0)
+    monotone = lax.cummin(pairs, axis=0)
+    variance = -covariance[0] + 2 * jnp.sum(jnp.where(positive > 0, monotone, 0), axis=0)
+    finite = jnp.isfinite(rate).all(axis=0)
+    return jnp.where(finite, jnp.sqrt(jnp.maximum(variance, 0) / blocks), jnp.nan)
+
+

@@ -1,0 +1,203 @@
+"""Step Jacobians: small linear operators with `push` (J V), `pull` (J^T U) and `dense` (J).
+
+A large scale difference belongs on the left, row by row: diag(d) W is pushed as d * (W V) and never formed.
+Every matrix product asks for the highest precision; TF32 would ruin a spectrum.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.flatten_util import ravel_pytree
+
+from jacspec._pytree import pytree, static
+from jacspec.typing import StepJacobian
+
+
+def matmul(A: Array, B: Array) -> Array:
+    """A B at the highest precision of the device."""
+    return jnp.matmul(A, B, precision=lax.Precision.HIGHEST)
+
+
+def norms(A: Array, axis: int = -1) -> Array:
+    """Euclidean norms along `axis`, safe from overflow and underflow."""
+    top = lax.stop_gradient(jnp.max(jnp.abs(A), axis=axis, keepdims=True, initial=0))
+    safe = jnp.where((top > 0) & jnp.isfinite(top), top, 1)
+    square = jnp.sum((A / safe) ** 2, axis=axis)
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), square) * jnp.squeeze(safe, axis)
+
+
+def row_norms(J: StepJacobian) -> Array:
+    """Euclidean norms of the rows of J, or the operator's own upper bound."""
+    own = getattr(J, "row_norms", None)
+    return norms(J.dense()) if own is None else own()
+
+
+@pytree
+class Matrix:
+    """J given as an array of shape (m, n)."""
+
+    matrix: Array
+
+    def push(self, V: Array) -> Array:
+        """J V."""
+        return matmul(self.matrix, V)
+
+    def pull(self, U: Array) -> Array:
+        """J^T U."""
+        return matmul(self.matrix.T, U)
+
+    def dense(self) -> Array:
+        """J."""
+        return self.matrix
+
+    def row_norms(self) -> Array:
+        """Norms of the rows."""
+        return norms(self.matrix)
+
+    @property
+    def factors(self) -> dict[str, Array]:
+        """The matrix itself: nothing is known of what it is made of."""
+        return {"matrix": self.matrix}
+
+
+@pytree
+class Scaled:
+    """J = diag(d) W: a slope for every row of a weight matrix.
+
+    Attributes:
+        d: slopes f'(a), shape (m,).
+        W: weights, shape (m, n), shared by all steps of a recurrent network.
+    """
+
+    d: Array
+    W: Array
+
+    def push(self, V: Array) -> Array:
+        """d * (W V)."""
+        return self.d[:, None] * matmul(self.W, V)
+
+    def pull(self, U: Array) -> Array:
+        """W^T (d * U)."""
+        return matmul(self.W.T, self.d[:, None] * U)
+
+    def dense(self) -> Array:
+        """diag(d) W."""
+        return self.d[:, None] * self.W
+
+    def row_norms(self) -> Array:
+        """abs(d_i) ||W_i||."""
+        return jnp.abs(self.d) * norms(self.W)
+
+    @property
+    def factors(self) -> dict[str, Array]:
+        """``slope`` d and ``weight`` W."""
+        return {"slope": self.d, "weight": self.W}
+
+
+@pytree
+class GatedSum:
+    """J = diag(carry) + sum_k diag(gains_k) W_k: what a gated cell keeps plus what its gates let through.
+
+    One matrix product with the stacked weights serves all gates.
+
+    Attributes:
+        carry: shape (n,).
+        gains: shape (K, n).
+        weights: shape (K, n, n).
+        names: the name of the carry and of the K gains.
+    """
+
+    carry: Array
+    gains: Array
+    weights: Array
+    names: tuple[str, ...] = static()
+
+    def push(self, V: Array) -> Array:
+        """carry * V + sum_k gains_k * (W_k V)."""
+        count, n, _ = self.weights.shape
+        parts = matmul(self.weights.reshape(count * n, n), V).reshape(count, n, -1)
+        return self.carry[:, None] * V + jnp.sum(self.gains[:, :, None] * parts, axis=0)
+
+    def pull(self, U: Array) -> Array:
+        """carry * U + sum_k W_k^T (gains_k * U)."""
+        count, n, _ = self.weights.shape
+        parts = (self.gains[:, :, None] * U).reshape(count * n, -1)
+        return self.carry[:, None] * U + matmul(self.weights.reshape(count * n, n).T, parts)
+
+    def dense(self) -> Array:
+        """The sum, as an (n, n) array."""
+        return jnp.diag(self.carry) + jnp.sum(self.gains[:, :, None] * self.weights, axis=0)
+
+    def row_norms(self) -> Array:
+        """abs(carry_i) + sum_k abs(gain_ki) ||W_ki||, an upper bound."""
+        return jnp.abs(self.carry) + jnp.sum(jnp.abs(self.gains) * norms(self.weights), axis=0)
+
+    @property
+    def factors(self) -> dict[str, Array]:
+        """The carry and each gain with its weight, by name."""
+        carry, *gains = self.names
+        out = {carry: self.carry}
+        for k, name in enumerate(gains):
+            out |= {name: self.gains[k], f"{name} weight": self.weights[k]}
+        return out
+
+
+@pytree
+class Composed:
+    """J = outer inner: one operator after another."""
+
+    outer: Any
+    inner: Any
+
+    def push(self, V: Array) -> Array:
+        """outer (inner V)."""
+        return self.outer.push(self.inner.push(V))
+
+    def pull(self, U: Array) -> Array:
+        """inner^T (outer^T U)."""
+        return self.inner.pull(self.outer.pull(U))
+
+    def dense(self) -> Array:
+        """The product as a matrix."""
+        return self.outer.push(self.inner.dense())
+
+    @property
+    def factors(self) -> dict[str, Array]:
+        """The factors of both."""
+        return {**self.inner.factors, **self.outer.factors}
+
+
+@pytree
+class Linearized:
+    """The Jacobian of any step at (h, x), by automatic differentiation; the oracle of the analytic ones."""
+
+    step: Any
+    h: Any
+    x: Any
+
+    def _flat(self):
+        flat, unravel = ravel_pytree(self.h)
+        return (lambda v: ravel_pytree(self.step(unravel(v), self.x))[0]), flat
+
+    def push(self, V: Array) -> Array:
+        """J V by one linearization, mapped over the columns."""
+        _, jvp = jax.linearize(*self._flat())
+        return jax.vmap(jvp, in_axes=1, out_axes=1)(V)
+
+    def pull(self, U: Array) -> Array:
+        """J^T U by one linearization, mapped over the columns."""
+        _, vjp = jax.vjp(*self._flat())
+        return jax.vmap(lambda u: vjp(u)[0], in_axes=1, out_axes=1)(U)
+
+    def dense(self) -> Array:
+        """J by forward or reverse mode, whichever has fewer columns to push."""
+        f, flat = self._flat()
+        m = jax.eval_shape(f, flat).shape[0]
+        return (jax.jacfwd if m >= flat.size else jax.jacrev)(f)(flat)
+
+    @property
+    def factors(self) -> dict[str, Array]:
+        """The matrix itself."""
+        return {"matrix": self.dense()}

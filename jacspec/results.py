@@ -1,0 +1,275 @@
+"""Result files: arrays in an npz, everything needed to trust them in a JSON sidecar; and the table of claims.
+
+A result is a pair `<name>.npz`, `<name>.json`. The sidecar holds the configuration, seed, versions, device, flags, wall
+time, the hash of the code, and the SHA-256 of the arrays' file. Both are written whole or not at all. Reading never
+unpickles, verifies the checksum, and allocates no more than the file holds.
+"""
+
+import hashlib
+import importlib.metadata
+import io
+import json
+import math
+import os
+import platform
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from jacspec import _files
+from jacspec._claims import Claim as Claim
+from jacspec._claims import claims_table as claims_table
+from jacspec._claims import write_claims as write_claims
+from jacspec._files import ResultError as ResultError
+from jacspec._files import broken as _broken
+from jacspec._files import message
+
+FORMAT = 1
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "jacspec")
+_KINDS = "biufcU"
+
+
+# Writing
+
+
+def save(
+    path: str | os.PathLike,
+    arrays: Mapping[str, Any],
+    config: Mapping[str, Any],
+    *,
+    seed: int,
+    wall_time: float,
+    code: str = "",
+    root: str | os.PathLike | None = None,
+) -> dict[str, Any]:
+    """Write `arrays` and their manifest as `<path>.npz` and `<path>.json`, each whole or not at all.
+
+    Args:
+        path: Name of the result, with or without ``.npz``; relative to `root` where there is one.
+        arrays: Real or complex numbers, booleans or strings by name.
+        config: What the computation was asked to do: JSON values (NumPy scalars and tuples are converted), no NaN.
+        seed: 0..2**32-1, what the random numbers came from.
+        wall_time: Seconds the computation took.
+        code: What `code_hash` said about the code.
+        root: The folder that the files must lie under; None: the folder that `path` names.
+
+    Returns:
+        The manifest as written.
+
+    Raises:
+        ValueError: An unsafe name, an array of objects, a configuration that is not JSON, or a seed out of range.
+        OSError: The files could not be written; those that were there before are intact.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> manifest = save("decay", {"log_norm": [0.0, -0.5]}, {"n": 1}, seed=0, wall_time=0.1, root=folder)
+        >>> load("decay", root=folder)[0]["log_norm"]
+        array([ 0. , -0.5])
+    """
+    target = _files.resolve("results.save", path, root, ".npz")
+    from jacspec._checks import integer
+
+    seed = integer("results.save", "seed", seed, 0, 2**32 - 1, "A seed lies in 0..2**32-1.")
+    if not 0 <= wall_time < math.inf:
+        raise ValueError(message("results.save", "wall_time", "is no duration", wall_time, "seconds >= 0"))
+    table = {name: _storable(name, value) for name, value in arrays.items()}
+    config = _plain(config, "save")
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:  # as np.savez, but any name is a name and dates do not vary
+        for name, array in table.items():
+            member = io.BytesIO()
+            np.lib.format.write_array(member, array, allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), member.getvalue())
+    content = stream.getvalue()
+    manifest = {
+        "format": FORMAT,
+        "config": config,
+        "seed": seed,
+        "code": code,
+        "cell": _digest({"code": code, "config": config}),
+        "arrays": {name: {"shape": list(a.shape), "dtype": a.dtype.str} for name, a in table.items()},
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "wall_time": float(wall_time),
+        **_environment(),
+    }
+    manifest["seal"] = _digest(manifest)
+    text = json.dumps(manifest, indent=2, allow_nan=False) + "\n"
+    _files.write((target, content), (target.with_suffix(".json"), text.encode()))
+    return manifest
+
+
+def _storable(name: str, value: Any) -> np.ndarray:
+    if not isinstance(name, str) or not name or not all(c.isalnum() or c in "_.-" for c in name):
+        raise ValueError(
+            message("results.save", "arrays", "has an unusable name", name, "letters, digits, '_', '.' and '-'")
+        )
+    array = np.asarray(value)
+    if array.dtype.kind not in _KINDS:
+        hint = "Convert bfloat16 to float32, and ragged lists to one array each."
+        raise ValueError(message("results.save", f"arrays[{name!r}]", "cannot be stored", array.dtype, "numbers", hint))
+    return np.ascontiguousarray(array) if array.ndim else array
+
+
+def _environment() -> dict[str, Any]:
+    import jax
+
+    device = jax.devices()[0]
+    return {
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+        "device": f"{device.platform}: {device.device_kind}",
+        "x64": bool(jax.config.jax_enable_x64),  # pyright: ignore[reportAttributeAccessIssue]
+        "threefry_partitionable": bool(jax.config.jax_threefry_partitionable),  # pyright: ignore[reportAttributeAccessIssue]
+        "prng_implementation": str(jax.config.jax_default_prng_impl),  # pyright: ignore[reportAttributeAccessIssue]
+        "matmul_precision": str(jax.config.jax_default_matmul_precision),  # pyright: ignore[reportAttributeAccessIssue]
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+# Reading
+
+
+def load(
+    path: str | os.PathLike, *, root: str | os.PathLike | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays and the manifest of a result, after its checksum and format have been verified.
+
+    Args:
+        path: Name of the result, with or without ``.npz``; relative to `root` where there is one.
+        root: The folder that the files must lie under; None: the folder that `path` names.
+
+    Raises:
+        FileNotFoundError: There is no such result.
+        ResultError: The sidecar is missing or unreadable, the format is another, or the arrays' file is truncated,
+            altered, pickled, or claims more than it holds.
+    """
+    target = _files.resolve("results.load", path, root, ".npz")
+    if not target.is_file():
+        msg = f"jacspec.results.load: there is no result {target}. Run the experiment that writes it."
+        raise FileNotFoundError(msg)
+    manifest = _manifest(target)
+    content = target.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != manifest["sha256"]:
+        raise _broken(target, f"its checksum is {found[:12]}, the sidecar says {str(manifest['sha256'])[:12]}: "
+                              "truncated, altered, or a sidecar of another run")  # fmt: skip
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            arrays = {
+                info.filename.removesuffix(".npy"): _read_array(archive, info, target) for info in archive.infolist()
+            }
+    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+        raise _broken(target, f"not an npz file ({error})") from error
+    described = {name: {"shape": list(a.shape), "dtype": a.dtype.str} for name, a in arrays.items()}
+    if described != manifest["arrays"]:
+        raise _broken(target, f"it holds {sorted(described)}, and the sidecar describes other names, shapes or dtypes")
+    return arrays, manifest
+
+
+def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> np.ndarray:
+    if info.compress_type != zipfile.ZIP_STORED:
+        raise _broken(target, f"'{info.filename}' is compressed, which jacspec never writes")
+    raw = archive.read(info)
+    member = io.BytesIO(raw)
+    try:
+        version = np.lib.format.read_magic(member)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read_header(member)
+        if dtype.hasobject:
+            raise _broken(target, f"'{info.filename}' holds pickled objects, which are never read")
+        if math.prod(shape) * dtype.itemsize != len(raw) - member.tell():
+            raise _broken(target, f"'{info.filename}' claims shape {shape}, more or less than the file holds")
+        member.seek(0)
+        return np.lib.format.read_array(member, allow_pickle=False)
+    except ResultError:
+        raise
+    except ValueError as error:
+        raise _broken(target, f"'{info.filename}' is not an array ({error})") from error
+
+
+def _manifest(target: Path) -> dict[str, Any]:
+    sidecar = target.with_suffix(".json")
+    if not sidecar.is_file():
+        raise _broken(target, f"its sidecar {sidecar.name} is missing")
+    try:
+        manifest = json.loads(sidecar.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise _broken(sidecar, f"not JSON ({error})") from error
+    version = manifest.get("format") if isinstance(manifest, dict) else None
+    if version != FORMAT:
+        raise _broken(sidecar, f"its format version is {version}, this jacspec reads version {FORMAT}")
+    rest = {key: value for key, value in manifest.items() if key != "seal"}
+    if _digest(rest) != manifest.get("seal"):
+        raise _broken(sidecar, "its contents and its seal disagree: it was altered")
+    return manifest
+
+
+# Whether a result is still the one the code would compute
+
+
+def code_hash(*sources: str | os.PathLike | ModuleType) -> str:
+    """SHA-256 over the names and contents of source files; a folder or a package stands for every ``.py`` below it.
+
+    Raises:
+        FileNotFoundError: A source does not exist.
+    """
+    total = hashlib.sha256()
+    for source in sources:
+        path = Path(str(source.__file__) if isinstance(source, ModuleType) else source)
+        path = path.parent if path.name == "__init__.py" and isinstance(source, ModuleType) else path
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            name = file.relative_to(path.parent).as_posix()
+            total.update(f"{name}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def staleness(
+    path: str | os.PathLike, config: Mapping[str, Any], code: str, *, root: str | os.PathLike | None = None
+) -> str:
+    """Why the result at `path` is not what `config` and `code` would compute, in a few words; empty if it is."""
+    try:
+        _, manifest = load(path, root=root)
+    except FileNotFoundError:
+        return "missing"
+    except ResultError as error:
+        return f"unusable: {error}"
+    if manifest["config"] != _plain(config, "staleness"):
+        return "the configuration changed"
+    return "" if manifest["code"] == code else "the code changed"
+
+
+def is_current(
+    path: str | os.PathLike, config: Mapping[str, Any], code: str, *, root: str | os.PathLike | None = None
+) -> bool:
+    """Whether the result at `path` is intact and was computed with this configuration by this code."""
+    return not staleness(path, config, code, root=root)
+
+
+# Small things
+
+
+def _plain(config: Mapping[str, Any], function: str) -> dict[str, Any]:
+    def convert(value: Any) -> Any:
+        if isinstance(value, np.ndarray | np.generic):
+            return value.tolist()
+        raise TypeError(type(value).__name__)
+
+    try:
+        return json.loads(json.dumps(config, allow_nan=False, default=convert))
+    except (TypeError, ValueError) as error:
+        expected = "finite numbers, strings, lists and dictionaries"
+        raise ValueError(message(f"results.{function}", "config", "is not JSON", str(error), expected)) from error
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

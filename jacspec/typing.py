@@ -1,0 +1,49 @@
+"""The nouns: a step, its state, its Jacobian."""
+
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+from jax import Array
+
+State: TypeAlias = Any
+"""A pytree of floating arrays; flattened in `jax.flatten_util.ravel_pytree` order it is a vector of n numbers."""
+
+Driver: TypeAlias = Any
+"""What a step receives beside the state: an input (over time), a layer's parameters (over depth), or None."""
+
+
+class Step(Protocol):
+    """h_t = step(h_{t-1}, x_t)."""
+
+    def __call__(self, h: State, x: Driver, /) -> State:
+        """The next state."""
+        ...
+
+
+@runtime_checkable
+class StepJacobian(Protocol):
+    """The matrix J = d step(h, x) / d h, of shape (m, n), as a linear operator.
+
+    Two optional members: ``row_norms() -> (m,)``, the Euclidean norms of the rows or a tight upper bound (taken from
+    ``dense()`` where missing), and ``factors``, a dict that names what the matrix is made of.
+    """
+
+    def push(self, V: Array, /) -> Array:
+        """J V, (n, k) -> (m, k)."""
+        ...
+
+    def pull(self, U: Array, /) -> Array:
+        """J^T U, (m, k) -> (n, k)."""
+        ...
+
+    def dense(self) -> Array:
+        """J, (m, n)."""
+        ...
+
+
+@runtime_checkable
+class AnalyticStep(Step, Protocol):
+    """A step that brings its own Jacobian."""
+
+    def jacobian(self, h: State, x: Driver, /) -> StepJacobian:
+        """d step(h, x) / d h."""
+        ...
