@@ -24,10 +24,10 @@ figures: $(READY)  ## Run missing or stale experiments, draw every figure, check
 	@$(RUN) -m figures $(NAME) $(if $(FULL),--full) $(ARGS)
 
 test: $(READY)  ## Run the tests, without the slow ones
-	@$(PYTEST) -q -m "not slow" -n $(WORKERS) --dist worksteal $(ARGS)
+	@$(PYTEST) -q -m "not slow" -n $(WORKERS) --dist loadgroup $(ARGS)
 
 test-slow: $(READY)  ## Run the slow tests
-	@$(PYTEST) -q -m slow -n $(WORKERS) --dist worksteal $(ARGS)
+	@$(PYTEST) -q -m slow -n $(WORKERS) --dist loadgroup $(ARGS)
 
 check: $(READY)  ## Lint, types, architecture, then the tests
 	@$(RUN) -m ruff check .

@@ -79,7 +79,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1, 0.3)
             hint = f"; did you mean '{near[0]}'?" if near else ""
-            parser.error(f"there is no figure '{name}'{hint} Known: {', '.join(known)}")
+            parser.error(f"there is no figure '{name}'{hint} Known: {', '.join(known) or 'none yet'}")
     options.complete = not options.names
     options.names = list(dict.fromkeys(options.names)) or known
     return options

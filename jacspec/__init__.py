@@ -4,11 +4,11 @@ from jacspec import activations as activations
 from jacspec import cells as cells
 from jacspec import layers as layers
 from jacspec.chain import JacobianChain as JacobianChain
-from jacspec.chain import batched as batched
 from jacspec.chain import jacobian_chain as jacobian_chain
 from jacspec.chain import layer_chain as layer_chain
-from jacspec.chain import over_time as over_time
-from jacspec.chain import stack as stack
+from jacspec.compose import batched as batched
+from jacspec.compose import over_time as over_time
+from jacspec.compose import stack as stack
 from jacspec.gradients import adjoints as adjoints
 from jacspec.gradients import log_gradient_norms as log_gradient_norms
 from jacspec.gradients import parameter_gradient_by_lag as parameter_gradient_by_lag

@@ -4,6 +4,7 @@ Nothing of size T n^2 is kept unless it is given: `Along` recomputes J_t from (h
 for an analytic step costs a matrix-vector product beside the matrix products of the question.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +13,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jacspec._pytree import pytree, static
-from jacspec.operators import Linearized, Scaled
-from jacspec.typing import StepJacobian
+from jacspec.operators import Linearized, Matrix, Scaled
+from jacspec.typing import State, StepJacobian
 
 
 class _Scanned:
@@ -173,3 +174,37 @@ def first_nonfinite(tree: Any) -> Array:
     if bad.shape[0] == 0:
         return jnp.asarray(-1)
     return jnp.where(bad.any(), jnp.argmax(bad), -1)
+
+
+@jax.jit
+def stored(links: Along) -> Stored:
+    """The step Jacobians of a chain as matrices, T n^2 numbers."""
+    _, matrices = links.fold(lambda carry, J, _: (carry, J.dense()), (), reverse=False, xs=None)
+    return Stored(Matrix(matrices), links.states, links.length, (links.size,))
+
+
+def of_operators(operators: list[StepJacobian], states: list[State] | None, widths: tuple[int, ...]) -> Listed | Stored:
+    """Equal operators stacked for a scan, different ones as a list."""
+    equal = len(set(widths)) == 1 and len({_signature(operator) for operator in operators}) == 1
+    if not equal:
+        return Listed(tuple(operators), states, widths)
+    if states is not None and len({_signature(h) for h in states}) == 1:
+        states = _stacked(states)
+    return Stored(_stacked(operators), states, len(operators), widths[:1])
+
+
+def _stacked(trees: list[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def _signature(tree: Any) -> tuple:
+    leaves, structure = jax.tree.flatten(tree)
+    return (structure, *((leaf.shape, leaf.dtype) for leaf in leaves))
+
+
+def free_bytes() -> float:
+    """Free memory of the default device, from the system where the device does not say."""
+    stats = jax.devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats["bytes_in_use"]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

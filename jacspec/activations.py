@@ -14,7 +14,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.special import log_ndtr, ndtr
+from jax.scipy.special import ndtr
 
 from jacspec import _checks
 
@@ -83,8 +83,13 @@ def _gaussian(a):
 
 
 def _gelu_bracket(left):
-    """(Phi + a phi) / phi for a <= 0, without underflow."""
-    return left + jnp.exp(log_ndtr(left) + 0.5 * left * left + _HALF_LOG_2PI)
+    """(Phi + a phi) / phi for a <= 0, without underflow; below -5 Phi / phi is Laplace's continued fraction."""
+    x = jnp.maximum(-left, 5.0)
+    far = x
+    for k in range(20, 0, -1):
+        far = x + k / far
+    near = jnp.maximum(left, -5.0)
+    return left + jnp.where(left < -5, 1 / far, ndtr(near) / _gaussian(near))
 
 
 def _gelu_slope(a):

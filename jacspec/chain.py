@@ -5,7 +5,6 @@ depth the drivers are the layers' parameters. Everything jacspec computes is a q
 primitive, `JacobianChain.fold`, which walks it in either direction with one step Jacobian in hand.
 """
 
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,7 +15,7 @@ from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 
 from jacspec import _checks, _steps
-from jacspec._links import Along, Listed, Shared, Stored, first_nonfinite
+from jacspec._links import Along, Listed, Shared, Stored, first_nonfinite, free_bytes, of_operators, stored
 from jacspec._pytree import pytree
 from jacspec.operators import Linearized, Matrix, norms
 from jacspec.typing import Driver, State, Step, StepJacobian
@@ -168,7 +167,8 @@ class JacobianChain:
         if check:
             _checks.finite(name, "jacobians", Js)
         if isinstance(Js, list):
-            return _with_matrices(_of_operators([Matrix(J) for J in Js], None))
+            widths = (Js[0].shape[1], *(J.shape[0] for J in Js))
+            return _with_matrices(of_operators([Matrix(J) for J in Js], None, widths))
         return _with_matrices(Stored(Matrix(Js), None, Js.shape[0], Js.shape[:0:-1]))
 
     @staticmethod
@@ -255,7 +255,7 @@ def jacobian_chain(
 
     x0 = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
     h0 = _steps.settle(name, step, h0, x0)
-    program = _steps.as_pytree(step, jax.tree.map(_shape_of, h0), x0)
+    program = _steps.as_pytree(step, jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), h0), x0)
     if check:
         _checks.finite(name, "step", program)
     analytic = jacobian != "autodiff" and hasattr(step, "jacobian")
@@ -265,8 +265,8 @@ def jacobian_chain(
 
     states = _steps.run_jitted(program, h0, xs, T)
     links = Along(program, states, xs, T, _steps.size(h0), analytic)
-    if _keep_matrices(name, links, store):
-        links = _stored(links)
+    if not analytic and _keep_matrices(name, links, store):
+        links = stored(links)
     return _with_flag(links, warn=check)
 
 
@@ -310,90 +310,8 @@ def layer_chain(layers: Sequence[Callable], x: State, *, jacobian: str = "auto",
         operators.append(layer.jacobian(h) if analytic else Matrix(Linearized(_Layer(layer), h, None).dense()))
         h = layer(h)
         states.append(h)
-    return _with_flag(_of_operators(operators, states), warn=check)
-
-
-def batched(
-    question: Callable[[JacobianChain], Any], step: Step, h0: State, xs: Driver = None, *, in_axes: Any = 0, **options: Any
-) -> Any:
-    """``question(jacobian_chain(step, h0, xs))`` for a batch of (h0, xs), the parameters of the step unbatched.
-
-    Chain and question are mapped together, so a shared weight meets the whole batch in one matrix product.
-
-    Args:
-        question: a function of a chain, such as `log_singular_values`.
-        step: as in `jacobian_chain`.
-        h0: states with a leading batch axis.
-        xs: drivers with axes (batch, T, ...), or None with ``length=T``.
-        in_axes: as in `jax.vmap`, for (h0, xs); ``(None, 0)`` shares one initial state.
-        options: passed to `jacobian_chain`.
-
-    Returns:
-        What `question` returns, with a leading batch axis on every leaf.
-
-    Raises:
-        TypeError: as `jacobian_chain` does.
-        ValueError: as `jacobian_chain` does.
-
-    Example:
-        >>> import jax.numpy as jnp, jacspec as js
-        >>> cell = js.cells.Elman(jnp.eye(2))
-        >>> js.batched(js.log_singular_values, cell, jnp.zeros((5, 2)), length=3).shape
-        (5, 2)
-    """
-    if options.get("check", True):
-        for argument, tree in (("step", step), ("h0", h0), ("xs", xs)):
-            _checks.finite("batched", argument, tree)
-    return jax.vmap(lambda h, x: question(jacobian_chain(step, h, x, **options)), in_axes=in_axes)(h0, xs)
-
-
-def stack(*steps: Step) -> Step:
-    """Several recurrent layers as one step: a sweep through the depth at one time.
-
-    The state is the tuple of layer states; layer l receives the new output of layer l-1 (its ``output(h)`` where a cell
-    has that method, such as h of an LSTM's (c, h), else its whole state), the first layer receives x.
-
-    Args:
-        steps: the layers' steps, from the input up.
-
-    Returns:
-        A step on tuples of states.
-
-    Raises:
-        ValueError: if there is no step.
-    """
-    if not steps:
-        raise ValueError(_checks.message("stack", "steps", "is empty", "no step", "one step or more"))
-
-    def sweep(states: tuple, x: Driver) -> tuple:
-        new = []
-        for step, h in zip(steps, states, strict=True):
-            new.append(step(h, x))
-            x = step.output(new[-1]) if hasattr(step, "output") else new[-1]
-        return tuple(new)
-
-    return sweep
-
-
-def over_time(step: Callable, initial: State | None = None) -> Step:
-    """One recurrent layer acting on a whole sequence, as a step over depth.
-
-    The state is the sequence (T, n) that enters a layer; the driver p is the layer's parameters.
-    H'_t = step(H'_{t-1}, H_t, p).
-
-    Args:
-        step: callable (h, x, p) -> h.
-        initial: the layer's state before the first time, shape (n,); zeros of the shape of one input if None.
-
-    Returns:
-        A step on sequences.
-    """
-
-    def layer(sequence: State, p: Driver) -> State:
-        start = jax.tree.map(lambda s: jnp.zeros_like(s[0]), sequence) if initial is None else initial
-        return lax.scan(lambda h, x: (step(h, x, p),) * 2, start, sequence)[1]
-
-    return layer
+    widths = tuple(_steps.size(h) for h in states)
+    return _with_flag(of_operators(operators, states, widths), warn=check)
 
 
 class _Layer:
@@ -407,60 +325,20 @@ class _Layer:
         return self.layer(h)
 
 
-def _shape_of(a: Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(a.shape, a.dtype)
-
-
 def _keep_matrices(name: str, links: Along, store: str | bool) -> bool:
     """Whether the matrices of an autodiff chain are kept, by an estimate of their size."""
-    if links.analytic or store is False:
+    if store is False:
         return False
     count = links.length * links.size**2 * jnp.dtype(links.dtype).itemsize
     if store == "auto":
         return count <= STORED_BYTES
-    free = _free_bytes()
+    free = free_bytes()
     if count > free / 2:
         got = f"{count / 2**30:.1f} GiB for T={links.length}, n={links.size}"
         hint = "Use store=False, or give the step an analytic jacobian."
         limit = f"at most half of the free {free / 2**30:.1f} GiB"
         raise MemoryError(_checks.message(name, "store", "asks for too much", got, limit, hint))
     return True
-
-
-def _free_bytes() -> float:
-    """Free memory of the default device, from the system where the device does not say."""
-    stats = jax.devices()[0].memory_stats()
-    if stats and "bytes_limit" in stats:
-        return stats["bytes_limit"] - stats["bytes_in_use"]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-@jax.jit
-def _stored(links: Along) -> Stored:
-    _, matrices = links.fold(lambda carry, J, _: (carry, J.dense()), (), reverse=False, xs=None)
-    return Stored(Matrix(matrices), links.states, links.length, (links.size,))
-
-
-def _of_operators(operators: list[StepJacobian], states: list[State] | None) -> Listed | Stored:
-    """Equal operators stacked for a scan, different ones as a list."""
-    sizes = [_steps.size(h) for h in states] if states is not None else _sizes(operators)
-    same = len(set(sizes)) == 1 and operators and len({_signature(op) for op in operators}) == 1
-    if not same:
-        return Listed(tuple(operators), states, tuple(sizes))
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *operators)
-    equal_states = states is not None and len({_signature(h) for h in states}) == 1
-    if equal_states:
-        states = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-    return Stored(stacked, states, len(operators), (sizes[0],))
-
-
-def _sizes(operators: list[Matrix]) -> list[int]:
-    return [operators[0].matrix.shape[1], *(op.matrix.shape[0] for op in operators)]
-
-
-def _signature(tree: Any) -> tuple:
-    leaves, structure = jax.tree.flatten(tree)
-    return (structure, *((leaf.shape, leaf.dtype) for leaf in leaves))
 
 
 def _with_flag(links: Any, *, warn: bool) -> JacobianChain:

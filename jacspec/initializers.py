@@ -2,7 +2,7 @@
 
 A weight W has shape (out, in), as everywhere in jacspec (a Flax kernel is its transpose), with gates or other copies on
 leading axes; fan-in is the last axis and fan-out the one before it. Every function takes a key and a dtype: there is no
-default of either. Draws are made in float32 at least and then cast.
+default of either. Draws are made in float32 at least and then cast. An argument of the wrong type raises TypeError.
 """
 
 import math
@@ -33,7 +33,6 @@ def orthogonal(key: Array, shape: int | tuple[int, int], dtype: Any, *, gain: fl
         W, (out, in) or (gates, out, in).
 
     Raises:
-        TypeError: for a key, shape, dtype or gain of the wrong type.
         ValueError: for a shape below 1, or a gain that is negative or not finite.
 
     Reference: F. Mezzadri, Notices of the AMS 54 (2007) 592 (the signs of the diagonal of R).
@@ -67,7 +66,6 @@ def identity(n: int, dtype: Any, *, scale: float = 1.0) -> Array:
         W, (n, n).
 
     Raises:
-        TypeError: for an argument of the wrong type.
         ValueError: for n < 1 or a scale that is not finite.
 
     Reference: Q. V. Le, N. Jaitly, G. E. Hinton, arXiv 1504.00941.
@@ -96,7 +94,6 @@ def gaussian(key: Array, shape: tuple[int, ...], dtype: Any, *, gain: float = 1.
         W of that shape.
 
     Raises:
-        TypeError: for an argument of the wrong type.
         ValueError: for a shape below 1, or a gain that is negative or not finite.
 
     Reference: H. Sompolinsky, A. Crisanti, H. J. Sommers, Phys. Rev. Lett. 61 (1988) 259.
@@ -125,7 +122,6 @@ def glorot(key: Array, shape: tuple[int, ...], dtype: Any, *, gain: float = 1.0,
         W of that shape.
 
     Raises:
-        TypeError: for an argument of the wrong type.
         ValueError: for a shape below 1, an unknown distribution, or a gain that is negative or not finite.
 
     Reference: X. Glorot, Y. Bengio, AISTATS 2010, eq. (12) and (16).
@@ -156,7 +152,6 @@ def he(key: Array, shape: tuple[int, ...], dtype: Any, *, gain: float = 1.0, dis
         W of that shape.
 
     Raises:
-        TypeError: for an argument of the wrong type.
         ValueError: for a shape below 1, an unknown distribution, or a gain that is negative or not finite.
 
     Reference: K. He et al., ICCV 2015, eq. (10).
@@ -184,7 +179,6 @@ def chrono(key: Array, n: int, t_max: float, dtype: Any) -> tuple[Array, Array]:
         (b_f, b_i): biases of the forget and the input gate, each (n,).
 
     Raises:
-        TypeError: for an argument of the wrong type.
         ValueError: for n < 1, or t_max not above 2 or not finite.
 
     Reference: C. Tallec, Y. Ollivier, Can recurrent neural networks warp time?, ICLR 2018, eq. (16).
@@ -224,7 +218,6 @@ def delta_orthogonal(
         K, (*kernel_size, c_in, c_out), the layout of Flax and of `jacspec.layers.Conv`.
 
     Raises:
-        TypeError: for an argument of the wrong type.
         ValueError: for sizes below 1, c_out < c_in, or a gain that is negative or not finite.
 
     Reference: L. Xiao et al., Dynamical isometry and a mean field theory of CNNs, ICML 2018, algorithm 1.

@@ -24,7 +24,7 @@ WIDTHS = {"single": 3.25, "double": 6.75}
 """Column widths in inches."""
 
 COLORS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""The Okabe-Ito colors without yellow, dark ones first; the cycle pairs each with its own marker and line."""
+"""The Okabe-Ito colors without yellow, dark ones first; the cycle pairs each with its own marker and stroke."""
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (7, 2)), (0, (3, 1, 1, 1)))
@@ -48,7 +48,7 @@ def _settings() -> Any:
         "axes.linewidth": 0.6,
         "axes.spines.top": False,
         "axes.spines.right": False,
-        "axes.prop_cycle": cycler(color=COLORS) + cycler(linestyle=_LINES) + cycler(marker=_MARKERS),
+        "axes.prop_cycle": cycler(color=COLORS, linestyle=_LINES, marker=_MARKERS),
         "lines.linewidth": 1.1,
         "lines.markersize": 3,
         "legend.frameon": False,
@@ -121,7 +121,8 @@ def panel_label(ax: "Axes", label: str) -> None:
 def plot_log(ax: "Axes", x: Any, y: Any, *args: Any, **options: Any) -> int:
     """Draw logarithms `y` against `x`, with every value off the scale marked at the edge of the axes.
 
-    A -inf (an exact zero) is a hollow triangle at the floor, an inf one at the ceiling, a NaN a cross at the floor.
+    A -inf (an exact zero) is a hollow triangle at the floor, an inf one at the ceiling, a NaN a cross at the floor. The
+    curve has about a dozen markers, and one on every point without a finite neighbor.
 
     Args:
         ax: Where to draw.
@@ -145,7 +146,11 @@ def plot_log(ax: "Axes", x: Any, y: Any, *args: Any, **options: Any) -> int:
         raise ValueError(
             message("plotting.plot_log", "x", "has non-finite values", int((~np.isfinite(x)).sum()), "finite positions")
         )
-    (line,) = ax.plot(x, np.where(np.isfinite(y), y, np.nan), *args, **options)
+    finite = np.isfinite(y)
+    neighbors = np.append(False, finite[:-1]) | np.append(finite[1:], False)[: len(y)]
+    spaced = np.arange(len(y)) % max(1, len(y) // 12) == 0
+    options.setdefault("markevery", np.flatnonzero(spaced | ~neighbors).tolist())  # no stroke reaches a lone point
+    (line,) = ax.plot(x, np.where(finite, y, np.nan), *args, **options)
     edge = ax.get_xaxis_transform()  # x in data, y in fractions of the axes
     marks = ((np.isneginf(y), "v", _EDGE), (np.isposinf(y), "^", 1 - _EDGE), (np.isnan(y), "x", _EDGE))
     for where, marker, height in marks:
@@ -162,7 +167,7 @@ def plot_log(ax: "Axes", x: Any, y: Any, *args: Any, **options: Any) -> int:
                 label="_off_scale",
                 **look,
             )
-    return int((~np.isfinite(y)).sum())
+    return int((~finite).sum())
 
 
 def save_figure(fig: "Figure", name: str, folder: str | os.PathLike = "figures/out") -> tuple[Path, Path]:

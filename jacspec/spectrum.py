@@ -138,9 +138,9 @@ def _spectrum(chain: JacobianChain, horizons: tuple[int, ...], origin: str, k: i
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
     result = _values(chain, horizons, origin)
     if verify:
-        # the other route to the same product exists for whole products; horizons are windows of the chain
-        parts = [_verified(chain, t, origin) for t in horizons]
-        error = jnp.maximum(jnp.stack(parts), result.rounding)
+        windows = [chain[:t] if origin == "start" else chain[t:] for t in horizons]
+        bounds = [_bound(window, values, origin) for window, values in zip(windows, result.log_singular_values, strict=True)]
+        error = jnp.maximum(jnp.stack(bounds), result.rounding)
         known = result.resolved & jnp.isfinite(result.log_singular_values)
         exact = result.resolved & (result.log_singular_values == -jnp.inf)
         error = jnp.where(known, error, jnp.where(exact, 0.0, jnp.inf))
@@ -263,17 +263,16 @@ def _walk(chain: JacobianChain, horizons: tuple[int, ...], start: Any, step: Any
     return jax.lax.map(record, jax.tree.map(lambda leaf: leaf[chosen], kept))
 
 
-def _verified(chain: JacobianChain, t: int, origin: str) -> Array:
-    """A bound on the error of each value at one horizon: conditioning, second route, drift."""
-    window = chain[:t] if origin == "start" else chain[t:]
-    T, eps = window.length, jnp.finfo(chain.dtype).eps
+def _bound(chain: JacobianChain, values: Array, origin: str) -> Array:
+    """A bound on the error of the values of one product: conditioning, disagreement with the other route, drift."""
+    T, eps = chain.length, jnp.finfo(chain.dtype).eps
     if T == 0:
-        return jnp.zeros(chain.rank_bound, chain.dtype)
-    first = _values(window, (T,), "start").log_singular_values[0]
-    second = _values(window, (0,), "end").log_singular_values[0]
-    dead = (first == -jnp.inf) & (second == -jnp.inf)
-    gap = jnp.where(dead, 0, jnp.abs(first - second))
-    return jnp.maximum(jnp.maximum(gap, SAFETY * eps * _conditioning(window)), eps * T / 4)
+        return jnp.zeros_like(values)
+    other = ((0,), "end") if origin == "start" else ((T,), "start")
+    second = _values(chain, *other).log_singular_values[0]
+    both_dead = (values == -jnp.inf) & (second == -jnp.inf)
+    gap = jnp.where(both_dead, 0, jnp.abs(values - second))
+    return jnp.maximum(jnp.maximum(gap, SAFETY * eps * _conditioning(chain)), eps * T / 4)
 
 
 def _conditioning(chain: JacobianChain) -> Array:

@@ -37,7 +37,7 @@ FUNCTIONS = {
 }
 # Closed forms, because a difference quotient of tanh at 80 needs 140 digits; compared with mp.diff where it is good.
 SLOPES = {
-    "linear": lambda a: mp.mpf(1),
+    "linear": lambda _: mp.mpf(1),
     "tanh": lambda a: mp.sech(a) ** 2,
     "sigmoid": lambda a: 1 / (2 * mp.cosh(a / 2)) ** 2,
     "relu": lambda a: mp.mpf(a > 0),

@@ -164,19 +164,30 @@ def test_check_jacobian_can_fail(wrong):
         check_jacobian(Layer(draw(4, 6)), draw(6))
 
 
-def test_operators_under_jit_vmap_and_float32():
-    for layer, h in [*NORMS.values(), *(make("tanh") for make in WEIGHTED.values()), COMPOSED["batch_net"]]:
-        ask = jax.jit(lambda layer, h: (layer(h), layer.jacobian(h).push(jnp.eye(h.size, dtype=h.dtype))))
-        out, J = ask(layer, h)
-        assert error(J, layer.jacobian(h).dense()) <= TOLERANCE * 10
-        if not (isinstance(layer, BatchNorm) and layer.mode == "train"):
-            _, Js = jax.vmap(ask, in_axes=(None, 0))(layer, jnp.stack([h, 2 * h]))
-            assert error(Js[0], J) <= TOLERANCE * 10
-        low, low_h = jax.tree.map(lambda a: a.astype(jnp.float32), (layer, h))
-        out, low_J = ask(low, low_h)
-        assert out.dtype == low_J.dtype == jnp.float32
-        assert error(low_J.astype(jnp.float64), J) <= 3e-5 * max(1, float(jnp.abs(J).max()))
-        assert low.jacobian(low_h).dense().dtype == ops.row_norms(low.jacobian(low_h)).dtype == jnp.float32
+TRANSFORMED = {
+    **{name: NORMS[name] for name in ("batch_train", "batch_eval", "layer", "rms")},
+    **{name: WEIGHTED[name]("tanh") for name in ("dense", "weight_norm", "cosine_centered", "conv_2d")},
+    "batch_net": COMPOSED["batch_net"],
+}
+
+
+@pytest.mark.parametrize("case", TRANSFORMED)
+def test_layers_are_pytrees_under_jit_vmap_and_in_float32(case):
+    @jax.jit
+    def ask(layer, h):
+        J = layer.jacobian(h)
+        return layer(h), J.dense(), ops.row_norms(J), J.push(jnp.eye(h.size, dtype=h.dtype))
+
+    layer, h = TRANSFORMED[case]
+    right = ask(layer, h)
+    low, low_h = jax.tree.map(lambda a: a.astype(jnp.float32), (layer, h))
+    if "batch" in case and "eval" not in case:
+        narrow = ask(low, low_h)
+    else:
+        narrow = [out[0] for out in jax.jit(jax.vmap(ask, in_axes=(None, 0)))(low, jnp.stack([low_h, 2 * low_h]))]
+    for a, b in zip(narrow, right, strict=True):
+        assert a.dtype == jnp.float32
+        assert error(a, b) <= 3e-5 * max(1, np.abs(b).max()) if b is not right[2] else error(a, b) <= 5e-3 * np.max(b)
 
 
 def test_shared_weight_of_per_example_is_never_copied():
@@ -198,7 +209,7 @@ def test_jacobian_is_differentiable_with_finite_gradients():
         (LayerNorm(), jnp.ones(6)), (RMSNorm(), jnp.zeros(6)), (BatchNorm(), jnp.ones((4, 2))), COMPOSED["batch_residual"],
     ]  # fmt: skip
     for layer, h in cases:
-        grads = jax.grad(total, argnums=(0, 1))(layer, h)
+        grads = jax.jit(jax.grad(total, argnums=(0, 1)))(layer, h)
         assert all(bool(jnp.all(jnp.isfinite(g))) for g in jax.tree.leaves(grads)), layer
 
 
@@ -373,21 +384,22 @@ def test_zero_rows_and_zero_vectors():
 def test_delta_orthogonal_convolution_is_an_isometry(size):
     space = (6, 5)[: len(size)]
     kernel = initializers.delta_orthogonal(jax.random.key(1), size, 3, 3, jnp.float64)
-    J = Conv(kernel).jacobian(draw(*space, 3))
-    s = jnp.linalg.svdvals(J.dense())
-    assert error(s, jnp.ones_like(s)) <= 1e-14
-    assert error(J.row_norms(), jnp.ones_like(s)) <= 1e-14
+    J, rows = jax.jit(lambda J: (J.dense(), J.row_norms()))(Conv(kernel).jacobian(draw(*space, 3)))
+    s = np.linalg.svd(J, compute_uv=False)
+    assert error(s, np.ones_like(s)) <= 1e-14
+    assert error(rows, np.ones_like(s)) <= 1e-14
     wide = initializers.delta_orthogonal(jax.random.key(1), size, 2, 5, jnp.float64)
-    s = jnp.linalg.svdvals(Conv(wide).jacobian(draw(*space, 2)).dense())
-    assert error(s, jnp.ones_like(s)) <= 1e-14
+    s = np.linalg.svd(Conv(wide).jacobian(draw(*space, 2)).dense(), compute_uv=False)
+    assert error(s, np.ones_like(s)) <= 1e-14
 
 
 def test_circular_convolution_is_a_sum_over_shifted_states():
     for k in range(1, 8):  # also wider than the state, where the kernel wraps onto itself
         kernel, h = draw(k, 2, 3), draw(5, 2, seed=3)
         want = sum(jnp.roll(h, (k - 1) // 2 - i, axis=0) @ kernel[i] for i in range(k))
-        assert error(Conv(kernel)(h), want) <= 1e-14
-        check_jacobian(Conv(kernel), h)
+        assert error(Conv(kernel)(h), want) <= 1e-13
+        if k in (2, 5, 7):
+            check_jacobian(Conv(kernel), h)
 
 
 # Invariances of papers.md A15-A17, all with epsilon = 0

@@ -92,6 +92,7 @@ def test_lines_differ_in_gray_by_marker_and_stroke():
         ([-np.inf, np.inf, np.nan], 3, ["v", "^", "x"]),
         ([np.nan, np.nan, -1.0], 2, ["x"]),
         ([], 0, []),
+        ([-1.0], 0, []),
     ],
 )
 def test_values_off_the_scale_are_marked_and_counted(tmp_path, values, count, markers):
@@ -106,6 +107,18 @@ def test_values_off_the_scale_are_marked_and_counted(tmp_path, values, count, ma
     if count < len(values):
         assert [t.get_text() for t in ax.legend().get_texts()] == ["measured"]
     plotting.save_figure(fig, "a", tmp_path)
+
+
+def test_lone_points_keep_their_marker_among_many():
+    y = np.full(100, -np.inf)
+    y[[13, 50, 51, 99]] = -1.0
+    _, ax = plotting.figure()
+    assert plotting.plot_log(ax, np.arange(100), y) == 96
+    marked = set(ax.get_lines()[0].get_markevery())
+    assert {13, 99} <= marked
+    _, ax = plotting.figure()
+    plotting.plot_log(ax, np.arange(100), -np.arange(100.0))
+    assert 10 <= len(ax.get_lines()[0].get_markevery()) <= 14
 
 
 def test_marks_change_the_picture_and_not_the_scale(tmp_path):

@@ -140,7 +140,7 @@ def test_values_agree_with_mpmath(name):
     check_vectors(done)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [name for name, (_, U) in CASES.items() if U.shape in ((8, 8), (5, 9))])
 def test_values_in_float32(name):
     l, U = CASES[name]
     U = U.astype(np.float32)
@@ -153,19 +153,21 @@ def test_values_in_float32(name):
 
 def test_many_coupled_rows():
     rng = np.random.default_rng(1)
-    l, U = graded(rng, 24, 15)
+    l, U = graded(rng, 16, 12)
     close(finish(pair(l), jnp.asarray(U)).log_singular_values, oracle(l, U))
 
 
 def test_small_part_of_the_pair_counts():
     l, U = CASES["spread 12"]
-    moved = finish(Logs(jnp.asarray(l), jnp.full(8, 1e-3)), jnp.asarray(U)).log_singular_values
+    moved = finish(Logs(jnp.asarray(l), jnp.asarray(np.full(8, 1e-3))), jnp.asarray(U)).log_singular_values
     close(moved - 1e-3, oracle(l, U))
 
 
 def test_no_rows():
     done = finish(Logs(jnp.zeros(0), jnp.zeros(0)), jnp.zeros((0, 3)))
-    assert done.log_singular_values.shape == (0,) and done.right.shape == (3, 0) and bool(done.converged)
+    assert done.log_singular_values.shape == (0,)
+    assert done.right.shape == (3, 0)
+    assert bool(done.converged)
 
 
 def test_more_rows_than_columns_is_an_error():
@@ -183,7 +185,7 @@ def test_right_vectors_agree_with_mpmath():
     np.testing.assert_allclose(right * np.sign(np.sum(V * right, axis=0)), V, atol=1e-11)
 
 
-@pytest.mark.parametrize("n, spread", [(40, 3.0), (40, 200.0)])
+@pytest.mark.parametrize(("n", "spread"), [(40, 3.0), (40, 200.0)])
 def test_row_order_and_right_orthogonal_factors_change_nothing(n, spread):
     rng = np.random.default_rng(2)
     l, U = graded(rng, n, spread)
@@ -212,26 +214,29 @@ def test_one_step_of_each_method_keeps_the_singular_values(method, name):
     close(oracle(np.asarray(logs.hi + logs.lo), np.asarray(new)), oracle(l, U))
 
 
-def fresh(logs, U):
+def fresh():
     """The solver, traced anew with the constants of the moment."""
-    return jax.jit(module._solve.__wrapped__)(logs, U)
+    return jax.jit(lambda *problem: module._solve.__wrapped__(*problem))
 
 
-@pytest.mark.parametrize("name", ["spread 12", "one cluster", "near-equal pairs", "dead rows"])
-@pytest.mark.parametrize("setting, value", [("PAIRWISE_FROM", 0), ("SMALL", 1e-3)])
-def test_slow_paths_reach_the_same_values(monkeypatch, setting, value, name):
+@pytest.mark.parametrize(("setting", "value"), [("PAIRWISE_FROM", 0), ("SMALL", 1e-3)])
+def test_slow_paths_reach_the_same_values(monkeypatch, setting, value):
     monkeypatch.setattr(module, setting, value)
-    l, U = CASES[name]
-    done = fresh(pair(l), jnp.asarray(U))
-    assert bool(done.converged)
-    close(done.log_singular_values, oracle(l, U))
+    solve = fresh()
+    for name in ("spread 12", "spread 400", "one cluster", "near-equal pairs", "dead rows"):
+        l, U = CASES[name]
+        done = solve(pair(l), jnp.asarray(U))
+        assert bool(done.converged), (name, int(done.sweeps), float(done.off))
+        close(done.log_singular_values, oracle(l, U))
 
 
 def test_giving_up_is_reported(monkeypatch):
-    monkeypatch.setattr(module, "MAX_STEPS", 1)
-    l, U = CASES["spread 60"]
-    done = fresh(pair(l), jnp.asarray(U))
-    assert not bool(done.converged) and int(done.sweeps) == 1 and float(done.off) > 1e-14
+    monkeypatch.setattr(module, "MAX_STEPS", 0)
+    l, U = CASES["spread 12"]
+    done = fresh()(pair(l), jnp.asarray(U))
+    assert not bool(done.converged)
+    assert int(done.sweeps) == 0
+    assert float(done.off) > 1e-14
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -241,7 +246,8 @@ def test_input_that_is_not_finite_ends_and_is_reported(bad, where):
     lo = np.zeros(8)
     {"hi": l, "lo": lo, "U": U[1]}[where][2] = bad
     done = finish(Logs(jnp.asarray(l), jnp.asarray(lo)), jnp.asarray(U))
-    assert not bool(done.converged) and np.isnan(done.log_singular_values).all()
+    assert not bool(done.converged)
+    assert np.isnan(done.log_singular_values).all()
 
 
 def exact_derivative(l, U):
@@ -262,12 +268,14 @@ SMOOTH = ["spread 0", "spread 12", "spread 400", "one cluster", "nearly dependen
 SMOOTH += ["one by one", "wide", "wide, dead rows", "near-equal pairs", "clusters far apart", "huge scales"]
 
 
+forward = jax.jit(jax.jacfwd(lambda *a: finish(*a).log_singular_values, argnums=(0, 1)))
+reverse = jax.jit(jax.jacrev(lambda *a: finish(*a).log_singular_values, argnums=(0, 1)))
+
+
 @pytest.mark.parametrize("name", SMOOTH)
-@pytest.mark.parametrize("jacobian", [jax.jacfwd, jax.jacrev])
-def test_derivative_agrees_with_mpmath(jacobian, name):
+def test_derivative_agrees_with_mpmath(name):
     l, U = CASES[name]
-    logs = pair(l)
-    dlogs, dU = jacobian(lambda *a: finish(*a).log_singular_values, argnums=(0, 1))(logs, jnp.asarray(U))
+    dlogs, dU = reverse(pair(l), jnp.asarray(U))
     exact_dl, exact_dU = exact_derivative(l, U)
     values = oracle(l, U)
     gaps = -np.diff(values[np.isfinite(values)])
@@ -276,6 +284,9 @@ def test_derivative_agrees_with_mpmath(jacobian, name):
     np.testing.assert_allclose(dlogs.hi, exact_dl, atol=allowed)
     np.testing.assert_array_equal(dlogs.hi, dlogs.lo)
     np.testing.assert_allclose(dU, exact_dU, atol=allowed)
+    if U.shape == (8, 8):
+        for one, other in zip(jax.tree.leaves(forward(pair(l), jnp.asarray(U))), (dlogs.hi, dlogs.lo, dU), strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-14 * max(1, np.max(np.abs(other))))
 
 
 def test_derivative_agrees_with_finite_differences():
@@ -311,14 +322,17 @@ def test_forward_is_the_transpose_of_reverse_in_a_checkpointed_scan_under_vmap()
 
         return jax.lax.scan(jax.checkpoint(step), 0.0, weights)[0]
 
-    batch = jax.jit(lambda logs, U: jnp.sum(jax.vmap(total)(logs, U)))
-    tangents = Logs(jnp.asarray(rng.standard_normal((3, 8))), jnp.zeros((3, 8))), jnp.asarray(rng.standard_normal(U.shape))
-    _, forward = jax.jvp(batch, (logs, U), tangents)
-    gradient = jax.grad(batch, argnums=(0, 1))(logs, U)
-    reverse = sum(jnp.sum(g * t) for g, t in zip(jax.tree.leaves(gradient), jax.tree.leaves(tangents), strict=True))
-    np.testing.assert_allclose(forward, reverse, rtol=1e-12)
-    alone = sum(jnp.sum(jax.grad(total, argnums=1)(pair(l), jnp.asarray(u)) ** 2) for l, u in problems)
-    np.testing.assert_allclose(jnp.sum(gradient[1] ** 2), alone, rtol=1e-10)
+    def batch(logs, U):
+        return jnp.sum(jax.vmap(total)(logs, U))
+
+    tangents = jax.tree.map(lambda x: jnp.asarray(rng.standard_normal(x.shape)), (logs, U))
+    _, along = jax.jit(lambda *a: jax.jvp(batch, a, tangents))(logs, U)
+    gradient = jax.jit(jax.grad(batch, argnums=(0, 1)))(logs, U)
+    across = sum(jnp.sum(g * t) for g, t in zip(jax.tree.leaves(gradient), jax.tree.leaves(tangents), strict=True))
+    np.testing.assert_allclose(along, across, rtol=1e-12)
+    for i, (l, u) in enumerate(problems):
+        alone = jnp.einsum("v,vjk->jk", weights.sum(axis=0), reverse(pair(l), jnp.asarray(u))[1])
+        np.testing.assert_allclose(gradient[1][i], alone, atol=1e-12)
 
 
 def test_only_values_carry_a_derivative():
@@ -330,14 +344,15 @@ def test_only_values_carry_a_derivative():
         return done.right, done.off
 
     _, (right, off) = jax.jvp(floats, (pair(l), jnp.asarray(U)), tangents)
-    assert not right.any() and not off
+    assert not right.any()
+    assert not off
 
 
 @pytest.mark.parametrize("argument", [0, 1])
 def test_second_derivative_raises(argument):
     l, U = CASES["spread 12"]
     with pytest.raises(NotImplementedError, match="second derivative"):
-        jax.hessian(lambda *a: finish(*a).log_singular_values[0], argnums=argument)(pair(l), jnp.asarray(U))
+        jax.make_jaxpr(jax.hessian(lambda *a: finish(*a).log_singular_values[0], argument))(pair(l), jnp.asarray(U))
 
 
 def test_vmap_is_a_loop():

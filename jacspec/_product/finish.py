@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jacspec._product.logs import Logs, add, normalize_rows, scale_columns
+from jacspec._product.logs import Logs, normalize_rows, scale_columns
 
 MAX_STEPS = 40  # two to seven are normal
 PAIRWISE_FROM = 16  # from this step on only the method with a proof
@@ -69,13 +69,16 @@ def finish(logs: Logs, U: Array) -> Finished:
     """
     m, n = U.shape
     if m > n:
-        raise ValueError(f"finish: U has shape {U.shape}; a graded matrix has at most as many rows as columns")
+        message = (
+            f"finish: U has shape {U.shape}; it needs at most as many rows as columns (finish the transposed chain)"
+        )
+        raise ValueError(message)
     done = jax.tree.map(lax.stop_gradient, _solve(*lax.stop_gradient((logs, U))))
     return done._replace(log_singular_values=_differentiable(logs, U, done.log_singular_values, done.right))
 
 
 @jax.custom_jvp
-def _differentiable(logs: Logs, U: Array, values: Array, right: Array) -> Array:
+def _differentiable(logs: Logs, U: Array, values: Array, right: Array) -> Array:  # noqa: ARG001
     """`values`, which were computed from `logs` and `U`, with their derivative."""
     return values
 
@@ -105,7 +108,8 @@ def _once(logs: Logs, U: Array):
 
 @_once.defjvp
 def _once_jvp(primals, tangents):
-    raise NotImplementedError("finish: log singular values can be differentiated once, and this is a second derivative")
+    message = "finish: log singular values can be differentiated once, and this is a second derivative"
+    raise NotImplementedError(message)
 
 
 @jax.jit
@@ -195,35 +199,21 @@ def _measure(step: Array, logs: Logs, U: Array, tolerance: float) -> _Rows:
 def _orthogonalize(rows: _Rows, tolerance: float) -> _Rows:
     """Rotate until no cosine exceeds the tolerance.
 
-    The three methods are three inner loops, not three branches, because under vmap a branch runs for every member
-    of the batch and a loop only while one of them needs it.
+    A method is chosen by a loop of at most one turn, not by a branch, because under vmap a branch is run for every member
+    of the batch, a loop only while one of them wants it.
     """
 
-    def active(rows):
-        return (rows.off > tolerance) & (rows.step < MAX_STEPS)
-
-    def pairwise(rows):
-        return (rows.step >= PAIRWISE_FROM) | ((rows.step % 4 == 3) & (rows.size >= SMALL))
-
-    def small(rows):
-        return (rows.size < SMALL) & ~pairwise(rows)
-
-    def large(rows):
-        return (rows.size >= SMALL) & ~pairwise(rows)
-
-    def repeat(method, wanted, rows):
-        def body(rows):
-            logs, U = method(rows)
-            return _measure(rows.step + 1, logs, U, tolerance)
-
-        return lax.while_loop(lambda rows: active(rows) & wanted(rows), body, rows)
-
     def body(rows):
-        rows = repeat(_all_at_once, small, rows)
-        rows = repeat(_in_blocks, large, rows)
-        return repeat(_pair_by_pair, pairwise, rows)
+        resists = (rows.step >= PAIRWISE_FROM) | ((rows.step % 4 == 3) & (rows.size >= SMALL))
+        small = rows.size < SMALL
+        choices = ((_all_at_once, small & ~resists), (_in_blocks, ~small & ~resists), (_pair_by_pair, resists))
+        state = rows.logs, rows.U
+        for method, chosen in choices:
+            turn = lambda _, method=method: (jnp.array(False), method(rows))
+            _, state = lax.while_loop(lambda state: state[0], turn, (chosen, state))
+        return _measure(rows.step + 1, *state, tolerance)
 
-    return lax.while_loop(active, body, rows)
+    return lax.while_loop(lambda rows: (rows.off > tolerance) & (rows.step < MAX_STEPS), body, rows)
 
 
 def _normalized(rows: _Rows, U: Array) -> tuple[Logs, Array]:

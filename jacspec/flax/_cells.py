@@ -130,9 +130,14 @@ def _lstm(module: Any, params: Mapping[str, Any]) -> cells.LSTM:
 
 
 def _gru(module: Any, params: Mapping[str, Any]) -> cells.GRU:
-    """The bias of the hidden side stays inside the reset product for n, and joins the input's for r and z."""
-    W, U, b_h, b_i = _blocks(params, "rzn")
-    return cells.GRU(W, U, _bias(W, [*b_h[:2], None], b_i), b_h[2], **_functions(module))
+    """The bias of the hidden side stays inside the reset product for n, and joins the input's for r and z.
+
+    ``hn_bias`` is b_hn as flax pull request 5595 writes it beside the fused ``dense_h``.
+    """
+    own = params.get("hn_bias")
+    W, U, b_h, b_i = _blocks({name: part for name, part in params.items() if name != "hn_bias"}, "rzn")
+    hidden = b_h[2] if own is None else own if b_h[2] is None else own + b_h[2]
+    return cells.GRU(W, U, _bias(W, [*b_h[:2], None], b_i), hidden, **_functions(module))
 
 
 def _mgu(module: Any, params: Mapping[str, Any]) -> cells.MGU:
