@@ -1,8 +1,8 @@
 """What the finish costs, in steps of a plain rescaled matmul chain of the same size.
 
-Each time is a ratio to a matmul chain run just before in the same process, and the median of several such ratios, for a shared
-machine changes its speed by the second. On a busy machine set OPENBLAS_NUM_THREADS=1: LAPACK's threads wait for each
-other by spinning.
+Each time is a ratio to a matmul chain run just before in the same process, and the median of several such ratios, for a
+shared machine changes its speed by the second. On a busy machine set OPENBLAS_NUM_THREADS=1: LAPACK's threads wait for
+each other by spinning.
 
     python benchmarks/finish.py [n ...]
 """

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from jax.flatten_util import ravel_pytree
 
-from jacspec import activations, initializers, layers
+from jacspec import activations, initializers, layer_chain, layers, log_singular_values
 from jacspec import operators as ops
 from jacspec.layers import (
     BatchNorm,
@@ -188,6 +188,30 @@ def test_layers_are_pytrees_under_jit_vmap_and_in_float32(case):
     for a, b in zip(narrow, right, strict=True):
         assert a.dtype == jnp.float32
         assert error(a, b) <= 3e-5 * max(1, np.abs(b).max()) if b is not right[2] else error(a, b) <= 5e-3 * np.max(b)
+
+
+@pytest.mark.parametrize("case", ["residual_of_function", "sequential_function", "per_example_function", "batch_net"])
+def test_every_jacobian_is_a_pytree_of_arrays(case):
+    """Also where a bare function is part of the layer: a chain keeps the operators and passes them to jit."""
+    layer, h = COMPOSED[case]
+    J = layer.jacobian(h)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(J))
+    assert error(jax.jit(lambda J: J.push(jnp.eye(h.size)))(J), J.dense()) <= TOLERANCE
+
+
+def test_layer_chain_of_functions_and_layers():
+    h = draw(4)
+    net = [
+        Dense(draw(6, 4)),
+        LayerNorm(),
+        Sequential(Dense(draw(5, 6)), jnp.tanh),
+        Residual(jnp.sin),
+        CosineNorm(draw(3, 5)),
+    ]
+    chain = layer_chain(net, h)
+    product = functools.reduce(lambda P, J: J @ P, chain.dense())
+    assert error(product, autodiff(Sequential(*net), h)) <= TOLERANCE
+    assert error(log_singular_values(chain), np.log(np.linalg.svd(product, compute_uv=False))) <= 1e-10
 
 
 def test_shared_weight_of_per_example_is_never_copied():

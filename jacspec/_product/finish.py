@@ -17,7 +17,7 @@ each a handful of large matrix products where the textbook has n rounds of small
 * *pair by pair*, the textbook's way, which converges from everywhere: for what resists the other two.
 
 References: Drmac & Veselic, "New fast and accurate Jacobi SVD algorithm" I, SIAM J. Matrix Anal. 29(4), 2008 (LQ passes
-first, the stopping rule); Demmel & Veselic, "Jacobi's method is more accurate than QR", SIAM J. Matrix Anal. 13(4), 1992.
+first, the stopping rule); Demmel & Veselic, "Jacobi's method is more accurate than QR", same journal, 13(4), 1992.
 """
 
 from functools import partial
@@ -199,8 +199,8 @@ def _measure(step: Array, logs: Logs, U: Array, tolerance: float) -> _Rows:
 def _orthogonalize(rows: _Rows, tolerance: float) -> _Rows:
     """Rotate until no cosine exceeds the tolerance.
 
-    A method is chosen by a loop of at most one turn, not by a branch, because under vmap a branch is run for every member
-    of the batch, a loop only while one of them wants it.
+    A method is chosen by a loop of at most one turn, not by a branch, because under vmap a branch is run for every
+    member of the batch, a loop only while one of them wants it.
     """
 
     def body(rows):
@@ -244,8 +244,8 @@ def _all_at_once(rows: _Rows) -> tuple[Logs, Array]:
 def _in_blocks(rows: _Rows) -> tuple[Logs, Array]:
     """Diagonalize H = diag(e^l) U U^T diag(e^l) on blocks of rows a few nats high.
 
-    Each block is scaled to norm 1 and shifted by an even number of its own, which keeps the eigenvalues of all blocks apart
-    and in order within a single call. A block of height h leaves cosines of about eps e^(2h).
+    Each block is scaled to norm 1 and shifted by an even number of its own, which keeps the eigenvalues of all blocks
+    apart and in order within a single call. A block of height h leaves cosines of about eps e^(2h).
     """
     logs, U = rows.logs, rows.U
     m, dtype = U.shape[0], U.dtype

@@ -6,9 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.flatten_util import ravel_pytree
 
 from jacspec._pytree import pytree, static
-from jacspec.operators import Linearized, matmul, norms
+from jacspec.operators import matmul, norms
 
 
 def call(layer: Any, h: Array, x: Any = None) -> Array:
@@ -17,21 +18,52 @@ def call(layer: Any, h: Array, x: Any = None) -> Array:
 
 
 @pytree
-class _Step:
-    """Any callable of one or two arguments, as a step."""
+class Linear:
+    """J of any callable by automatic differentiation: one linearization, whose residuals are the leaves.
 
-    layer: Any
+    `operators.Linearized` would carry the callable itself, and a bare function is no leaf that JAX can take.
 
-    def __call__(self, h: Array, x: Any = None) -> Array:
-        """The layer's output."""
-        return call(self.layer, h, x)
+    Attributes:
+        jvp: v -> J v, on flat vectors of n numbers.
+        n: the width of the state.
+        dtype: that of the state.
+    """
+
+    jvp: Any
+    n: int = static()
+    dtype: Any = static()
+
+    def push(self, V: Array) -> Array:
+        """J V, column by column."""
+        return jax.vmap(self.jvp, in_axes=1, out_axes=1)(V)
+
+    def pull(self, U: Array) -> Array:
+        """J^T U, column by column."""
+        transpose = jax.linear_transpose(self.jvp, jax.ShapeDtypeStruct((self.n,), self.dtype))
+        return jax.vmap(lambda u: transpose(u)[0], in_axes=1, out_axes=1)(U)
+
+    def dense(self) -> Array:
+        """J."""
+        return self.push(jnp.eye(self.n, dtype=self.dtype))
+
+    @property
+    def factors(self) -> dict[str, Array]:
+        """The matrix itself: nothing is known of what it is made of."""
+        return {"matrix": self.dense()}
+
+
+def linearize(layer: Any, h: Array, x: Any = None) -> Linear:
+    """The Jacobian of any callable at (h, x)."""
+    flat, unravel = ravel_pytree(h)
+    _, jvp = jax.linearize(lambda v: ravel_pytree(call(layer, unravel(v), x))[0], flat)
+    return Linear(jvp, flat.size, flat.dtype)
 
 
 def jacobian(layer: Any, h: Array, x: Any = None) -> Any:
     """The layer's own step Jacobian, or for a callable without one that of automatic differentiation."""
     own = getattr(layer, "jacobian", None)
     if own is None:
-        return Linearized(_Step(layer), h, x)
+        return linearize(layer, h, x)
     return own(h) if x is None else own(h, x)
 
 

@@ -102,10 +102,12 @@ class PerExample:
         _batch(h)
         return jax.vmap(self.layer)(h)
 
-    def jacobian(self, h: Array, x: Any = None) -> BlockDiagonal:
+    def jacobian(self, h: Array, x: Any = None) -> Any:
         """The block-diagonal Jacobian as an operator, (B m) x (B n)."""
         del x
         _batch(h)
+        if any(callable(leaf) for leaf in jax.tree.leaves(self.layer)):  # a bare function: autodiff knows no blocks
+            return _operators.linearize(jax.vmap(self.layer), h)
         return BlockDiagonal(self.layer, h)
 
 

@@ -1,0 +1,199 @@
+"""The whole Lyapunov spectrum of random tanh networks, autonomous and driven, beside mean-field theory.
+
+The autonomous network h_t = W tanh(h_{t-1}), W_ij ~ N(0, g^2/n), is run as the cell a_t -> tanh(W a): with
+h = W a the two are one system in two gauges, J_t = diag(f'(W a_{t-1})) W, and have the same exponents. The driven one
+is h_t = tanh(W h_{t-1} + sigma x_t) with x_t ~ N(0, 1), independent over units and steps.
+"""
+
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.optimize import brentq
+from scipy.special import expit
+from threadpoolctl import threadpool_limits
+
+import experiments
+import jacspec as js
+
+CONFIG = {
+    "seed": 0,
+    "gains": [1.5, 3.0, 5.0],
+    "inputs": [0.0, 1.0],
+    "size": 200,
+    "steps": 800,
+    "large_size": 300,
+    "large_gain": 3.0,
+    "large_seeds": 4,
+    "large_steps": 1000,
+    "burn_in": 300,
+    "transient": 100,
+    "curve_gains": [0.6, 0.8, 0.9, 1.1, 1.2, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0],
+    "curve_steps": 1000,
+    "curve_seeds": 3,
+    "theory_points": 200,
+    "theory_gains": 36,
+}
+FULL = {"size": 1000, "steps": 2000, "large_size": 1000, "large_steps": 4000, "curve_steps": 10_000}
+
+
+def run(config: dict[str, Any], progress: experiments.Progress) -> dict[str, np.ndarray]:
+    """Spectra, their standard errors and their theory; `small_*` have axes (gain, input, ...), `large_*` (seed, ...)."""
+    small = list(itertools.product(config["gains"], config["inputs"]))
+    tasks = [("large", config["large_gain"], 0.0, seed) for seed in range(config["large_seeds"])]
+    tasks += [("small", g, sigma, 1000) for g, sigma in small]
+    done = itertools.count(1)
+
+    def one(task: tuple[str, float, float, int]) -> dict[str, np.ndarray]:
+        kind, g, sigma, seed = task
+        prefix = "large_" if kind == "large" else ""
+        found = whole_spectrum(config, config[prefix + "size"], config[prefix + "steps"], g, sigma, seed)
+        progress(f"spectrum n={config[prefix + 'size']}, g={g:g}", next(done), len(tasks) + 1)
+        return found
+
+    # LAPACK factors these sizes no faster on two threads than on one, and two runs fit side by side
+    with threadpool_limits(1), ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(one, tasks))
+    curves = leading_curve(config)
+    progress("leading exponents", len(tasks) + 1, len(tasks) + 1)
+    shape = (len(config["gains"]), len(config["inputs"]))
+    arrays = {f"large_{k}": np.stack([r[k] for r in results[: config["large_seeds"]]]) for k in results[0]}
+    stacked = {k: np.stack([r[k] for r in results[config["large_seeds"] :]]) for k in results[0]}
+    arrays |= {f"small_{k}": v.reshape(shape + v.shape[1:]) for k, v in stacked.items()}
+    return arrays | curves | theory(config)
+
+
+def attractor_chain(config: dict[str, Any], cell: js.cells.Elman, noise: Any, key: Any, steps: int) -> js.JacobianChain:
+    """The chain of `steps` steps that follow the burn-in; `noise`, (burn-in + steps, n), drives a cell with U."""
+    n, total = cell.W.shape[0], config["burn_in"] + steps
+    xs = None if cell.U is None else noise
+    h0 = jax.random.normal(key, (n,))
+    return js.jacobian_chain(cell, h0, xs, length=total, check=False)[config["burn_in"] :]
+
+
+def draw(config: dict[str, Any], n: int, g: float, sigma: float, seed: int, steps: int) -> tuple[Any, Any, Any]:
+    """A cell, its noise (None where nothing drives it) and a key for the first state."""
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(config["seed"]), seed), 3)
+    W = g / np.sqrt(n) * jax.random.normal(keys[0], (n, n))
+    noise = jax.random.normal(keys[1], (config["burn_in"] + steps, n)) if sigma else None
+    return js.cells.Elman(W, sigma * jnp.eye(n) if sigma else None), noise, keys[2]
+
+
+def whole_spectrum(config: dict[str, Any], n: int, steps: int, g: float, sigma: float, seed: int) -> dict[str, Any]:
+    """All n exponents of one network, and both sides of the sum rule over the same steps."""
+    total, skip = config["transient"] + steps, config["burn_in"] + config["transient"]
+    cell, noise, key = draw(config, n, g, sigma, seed, total)
+    chain = attractor_chain(config, cell, noise, key, total)
+    found = js.lyapunov_exponents(chain, transient=config["transient"])
+    before = chain.states[config["transient"] : -1]
+    a = jax.vmap(cell.preactivation)(before, *([] if noise is None else [noise[skip:]]))
+    log_slopes = -2 * (jnp.abs(a) + jnp.log1p(jnp.exp(-2 * jnp.abs(a))) - np.log(2))
+    return {
+        "exponents": np.asarray(found.exponents),
+        "standard_error": np.asarray(found.standard_error),
+        "resolved": np.asarray(found.resolved),
+        "dimension": np.asarray(found.kaplan_yorke_dimension),
+        "entropy": np.asarray(found.entropy_rate),
+        "sum": np.asarray(found.exponents.sum()),
+        "sum_rule": np.asarray(log_slopes.mean(axis=0).sum() + jnp.linalg.slogdet(cell.W)[1]),
+    }
+
+
+def leading_curve(config: dict[str, Any]) -> dict[str, np.ndarray]:
+    """lambda_1 against the gain, axes (input, gain, seed): the same draws of W / g at every gain."""
+    n, steps, gains = config["size"], config["transient"] + config["curve_steps"], jnp.asarray(config["curve_gains"])
+
+    def leading(sigma, seed):
+        unit, noise, key = draw(config, n, 1.0, sigma, 2000 + seed, steps)
+
+        def at(g):
+            chain = attractor_chain(config, js.cells.Elman(g * unit.W, unit.U), noise, key, steps)
+            return js.lyapunov_exponents(chain, k=1, transient=config["transient"]).exponents[0]
+
+        return jax.vmap(at)(gains)
+
+    runs = [[leading(sigma, seed) for seed in range(config["curve_seeds"])] for sigma in config["inputs"]]
+    return {"curve_gains": np.asarray(gains), "curve_leading": np.swapaxes(np.array(runs), 1, 2)}
+
+
+def gaussian_mean(f: Any, q: float) -> np.ndarray:
+    """E f(a), a ~ N(0, q), along the last axis of f: the trapezoid rule, with nodes doubled until it stands still.
+
+    It converges geometrically for f analytic in a strip; a fixed Gauss-Hermite rule is silently wrong at large q.
+    """
+    nodes, old = 8, np.inf
+    while True:
+        x = np.linspace(-10, 10, nodes * max(4, int(np.ceil(4 * np.sqrt(q)))) + 1)
+        new = f(np.sqrt(q) * x) @ np.exp(-(x**2) / 2) * (x[1] - x[0]) / np.sqrt(2 * np.pi)
+        if np.max(np.abs(new - old)) <= 1e-13 * max(1.0, np.max(np.abs(new))) or nodes > 1000:
+            return new
+        nodes, old = 2 * nodes, new
+
+
+def log_slope(a: np.ndarray) -> np.ndarray:
+    """ln tanh'(a) = -2 ln cosh a, without overflow."""
+    return -2 * (np.logaddexp(a, -a) - np.log(2))
+
+
+def variance(g: float, sigma: float) -> float:
+    """The fixed point q = g^2 <tanh^2> + sigma^2: the variance of the pre-activations."""
+    excess = lambda q: g**2 * gaussian_mean(lambda a: np.tanh(a) ** 2, q) + sigma**2 - q
+    if sigma == 0 and g <= 1:
+        return 0.0
+    return brentq(excess, 1e-6, g**2 + sigma**2 + 1, xtol=1e-13, rtol=1e-14)
+
+
+def mean_field(g: float, sigma: float, u: np.ndarray) -> dict[str, Any]:
+    """Spectrum, leading and mean exponent, D_KY / n and entropy / n as n -> infinity.
+
+    lambda(u) = 1/2 ln[g^2 (1 - u) / S(-u)], S the S-transform of D^2 = phi'(a)^2. With y = -z > 0 the root of
+    <y D^2 / (1 + y D^2)> = u it is 1/2 ln(g^2 u / y), found here by bisection in ln y for all u at once.
+    """
+    q = variance(g, sigma)
+    square = lambda a: np.exp(2 * log_slope(a))
+    low, high = np.full(u.size, -60.0), np.full(u.size, 800.0)
+    for _ in range(55 if q else 0):
+        middle = (low + high) / 2
+        above = gaussian_mean(lambda a, m=middle: expit(m[:, None] + 2 * log_slope(a)), q) > u
+        low, high = np.where(above, low, middle), np.where(above, middle, high)
+    spectrum = np.log(g) + 0.5 * (np.log(u) - (low + high) / 2 if q else np.log1p(-u))
+    sums = np.append(0.0, np.cumsum(spectrum)) / u.size
+    crossing = int(np.argmax(sums[1:] < 0)) if spectrum[0] > 0 else 0
+    dimension = (crossing + sums[crossing] * u.size / -spectrum[crossing]) / u.size if crossing else 0.0
+    return {
+        "leading": np.log(g) + 0.5 * np.log(gaussian_mean(square, q)),
+        "mean": np.log(g) - 0.5 + gaussian_mean(log_slope, q),
+        "spectrum": spectrum,
+        "dimension": dimension,
+        "entropy": np.maximum(spectrum, 0).sum() / u.size,
+    }
+
+
+def theory(config: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Mean-field values at the gains that were run, axes (gain, input), and along a curve of gains."""
+    points = config["theory_points"]
+    u = (np.arange(points) + 0.5) / points
+    fine = np.union1d(np.geomspace(0.5, 10, config["theory_gains"]), [1.0])
+
+    def table(gains, fields, u=u):
+        rows = [[mean_field(g, sigma, u) for sigma in config["inputs"]] for g in gains]
+        return {field: np.array([[cell[field] for cell in row] for row in rows]) for field in fields}
+
+    fields = ("leading", "mean", "spectrum", "dimension", "entropy")
+    found = {f"theory_{k}": v for k, v in table(config["gains"], fields).items()}
+    found |= {f"large_theory_{k}": v[0, 0] for k, v in table([config["large_gain"]], fields).items()}
+    fields = ("leading", "dimension", "entropy")
+    found |= {f"fine_{k}": v for k, v in table(fine, fields, u[::4] + 1.5 / points).items()}
+    return found | {"theory_u": u, "fine_gains": fine}
+
+
+def main() -> None:
+    """Run it alone: ``python -m experiments.lyapunov_tanh_rnn``."""
+    experiments.alone("lyapunov_tanh_rnn")
+
+
+if __name__ == "__main__":
+    main()
