@@ -10,6 +10,9 @@ ARGS    ?=
 
 READY  := .venv/.ready
 RUN    := .venv/bin/python
+
+# One BLAS thread a process: LAPACK's own threads and XLA's fight for the same cores.
+export OPENBLAS_NUM_THREADS ?= 1
 PYTEST := $(RUN) -m pytest
 
 setup: $(READY) help  ## Make .venv ready and show this list (plain `make`)

@@ -143,7 +143,13 @@ def gate_bias(config: dict[str, Any]) -> dict[str, Any]:
         return js.log_gradient_norms(chain, (cotangent, 0 * cotangent))[::-1]
 
     logs = jax.vmap(measured)(jnp.asarray(biases))[:, 1:]
-    return {"biases": biases, "t": times, "log": logs, "tau": -T / logs[:, -1], "tau_theory": -1 / np.log(expit(biases))}
+    return {
+        "biases": biases,
+        "t": times,
+        "log": logs,
+        "tau": -T / logs[:, -1],
+        "tau_theory": -1 / np.log(expit(biases)),
+    }
 
 
 def gate_table(config: dict[str, Any]) -> dict[str, Any]:

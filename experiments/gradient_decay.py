@@ -9,6 +9,8 @@ A model is {"cell": a jacspec cell, "V": (10, n), "c": (10,)}, with logits V h_T
 """
 
 import functools
+import itertools
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -16,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from sklearn.datasets import load_digits
+from threadpoolctl import threadpool_limits
 
 import experiments
 import jacspec as js
@@ -44,16 +47,23 @@ MAX_SLOPE = {"linear": 1.0, "tanh": 1.0, "relu": 1.0, "sigmoid": 0.25}
 
 def run(config: dict[str, Any], progress: experiments.Progress) -> dict[str, np.ndarray]:
     """Arrays named `row_*` and `pixel_*`, with axes (cell, state: initial or trained, ...)."""
-    arrays, total, done = {}, 2 * len(config["cells"]), 0
-    for task in ("row", "pixel"):
-        data, rows = digits(config, task), []
-        for name in config["cells"]:
-            progress(f"{task} by {task}: {name}", done, total)
-            rows.append(one_cell(config, task, name, data))
-            done += 1
-        arrays |= {f"{task}_{key}": np.stack([row[key] for row in rows]) for key in rows[0]}
-    progress("done", total, total)
-    return arrays
+    tasks = [(task, name) for task in ("row", "pixel") for name in config["cells"]]
+    data = {task: digits(config, task) for task in ("row", "pixel")}
+    done = itertools.count(1)
+
+    def one(item: tuple[str, str]) -> dict[str, np.ndarray]:
+        task, name = item
+        found = one_cell(config, task, name, data[task])
+        progress(f"{task} by {task}: {name}", next(done), len(tasks))
+        return found
+
+    with threadpool_limits(1), ThreadPoolExecutor(2) as pool:  # small matrices: two models side by side
+        rows = dict(zip(tasks, pool.map(one, tasks), strict=True))
+    return {
+        f"{task}_{key}": np.stack([rows[task, name][key] for name in config["cells"]])
+        for task in ("row", "pixel")
+        for key in rows[tasks[0]]
+    }
 
 
 def digits(config: dict[str, Any], task: str) -> tuple[jax.Array, ...]:

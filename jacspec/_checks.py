@@ -60,8 +60,12 @@ def array(function: str, argument: str, value: Any, ndim: int | tuple[int, ...] 
     if value.dtype == object:
         raise TypeError(message(function, argument, "must be numeric", "dtype object", "a floating dtype"))
     if not jnp.issubdtype(value.dtype, jnp.floating):
-        hint = "Use the real 2n x 2n form of a complex matrix." if jnp.issubdtype(value.dtype, jnp.complexfloating) else ""
-        raise TypeError(message(function, argument, "must be floating", f"dtype {value.dtype}", "a floating dtype", hint))
+        hint = (
+            "Use the real 2n x 2n form of a complex matrix." if jnp.issubdtype(value.dtype, jnp.complexfloating) else ""
+        )
+        raise TypeError(
+            message(function, argument, "must be floating", f"dtype {value.dtype}", "a floating dtype", hint)
+        )
     ranks = (ndim,) if isinstance(ndim, int) else ndim
     if ranks is not None and value.ndim not in ranks:
         want = " or ".join(f"{r}-D" for r in ranks) + (f" {shape}" if shape else "")
@@ -74,7 +78,10 @@ def warn_if_narrowed(function: str, argument: str, value: Any) -> None:
     """Warn (once a message, by Python's default filter) where float64 data would silently become float32."""
     if getattr(value, "dtype", None) == np.float64 and jnp.asarray(0.0).dtype == jnp.float32:
         hint = "Set jax.config.update('jax_enable_x64', True) for float64."
-        warnings.warn(message(function, argument, "is float64 but jax_enable_x64 is off: float32 is used", hint=hint), stacklevel=4)
+        warnings.warn(
+            message(function, argument, "is float64 but jax_enable_x64 is off: float32 is used", hint=hint),
+            stacklevel=4,
+        )
 
 
 def finite(function: str, argument: str, tree: Any) -> None:

@@ -83,7 +83,11 @@ class Stored(_Scanned):
         return self.operators
 
     def window(self, window: slice) -> "Stored":
-        states = self.states[window.start : window.stop + 1] if isinstance(self.states, list) else _cut(self.states, window, 1)
+        states = (
+            self.states[window.start : window.stop + 1]
+            if isinstance(self.states, list)
+            else _cut(self.states, window, 1)
+        )
         return Stored(_cut(self.operators, window), states, window.stop - window.start, self.widths)
 
     def operator(self, part) -> StepJacobian:

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.flatten_util import ravel_pytree
@@ -34,8 +35,8 @@ class Program:
 
 
 def is_pytree(step: Any) -> bool:
-    """Whether JAX knows how to take `step` apart."""
-    return not jax.tree_util.all_leaves([step])
+    """Whether JAX knows how to take `step` apart, down to arrays and numbers."""
+    return not jax.tree_util.all_leaves([step]) and not any(map(callable, jax.tree.leaves(step)))
 
 
 def as_pytree(step: Step, h: State, x: Driver) -> Any:
@@ -79,14 +80,16 @@ def checked_drivers(function: str, xs: Any, length: int | None) -> tuple[Any, in
         return xs, length
     for path, leaf in leaves:
         name = "xs" + jax.tree_util.keystr(path)
-        if not hasattr(leaf, "shape") or getattr(leaf, "dtype", None) == object:
+        if not hasattr(leaf, "shape") or getattr(leaf, "dtype", None) == np.dtype(object):
             raise TypeError(_checks.message(function, name, "must be an array", type(leaf).__name__, "(T, ...)"))
         if leaf.ndim == 0:
             raise ValueError(_checks.message(function, name, "has no leading axis", f"shape {leaf.shape}", "(T, ...)"))
         _checks.warn_if_narrowed(function, name, leaf)
         steps = leaves[0][1].shape[0] if length is None else length
         if leaf.shape[0] != steps:
-            raise ValueError(_checks.message(function, name, "has the wrong length", f"shape {leaf.shape}", f"T={steps}"))
+            raise ValueError(
+                _checks.message(function, name, "has the wrong length", f"shape {leaf.shape}", f"T={steps}")
+            )
     return jax.tree.map(jnp.asarray, xs), leaves[0][1].shape[0]
 
 

@@ -5,20 +5,21 @@ depth the drivers are the layers' parameters. Everything jacspec computes is a q
 primitive, `JacobianChain.fold`, which walks it in either direction with one step Jacobian in hand.
 """
 
+import itertools
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from jacspec import _checks, _steps
 from jacspec._links import Along, Listed, Shared, Stored, first_nonfinite, free_bytes, of_operators, stored
 from jacspec._pytree import pytree
 from jacspec.operators import Linearized, Matrix, norms
-from jacspec.typing import Driver, State, Step, StepJacobian
+from jacspec.typing import Driver, State, Step
 
 STORED_BYTES = 2**28
 """Up to this size the matrices of an autodiff chain are kept with ``store="auto"``."""
@@ -156,7 +157,7 @@ class JacobianChain:
                 raise ValueError(_checks.message(name, "jacobians", "do not follow at steps 0 and 1", shapes, "(n, n)"))
         else:
             Js = [_checks.array(name, f"jacobians[{t}]", J, 2, "(n_t, n_{t-1})") for t, J in enumerate(Js)]
-            for t, (old, new) in enumerate(zip(Js, Js[1:], strict=False)):
+            for t, (old, new) in enumerate(itertools.pairwise(Js)):
                 if old.shape[0] != new.shape[1]:
                     got = f"shapes {old.shape} and {new.shape}"
                     text = f"do not follow at steps {t} and {t + 1}"
@@ -261,7 +262,9 @@ def jacobian_chain(
     analytic = jacobian != "autodiff" and hasattr(step, "jacobian")
     if jacobian == "analytic" and not analytic:
         hint = "Give the step a method jacobian(h, x), or use jacobian='auto'."
-        raise ValueError(_checks.message(name, "jacobian", "is not there", type(step).__name__, "an analytic step", hint))
+        raise ValueError(
+            _checks.message(name, "jacobian", "is not there", type(step).__name__, "an analytic step", hint)
+        )
 
     states = _steps.run_jitted(program, h0, xs, T)
     links = Along(program, states, xs, T, _steps.size(h0), analytic)

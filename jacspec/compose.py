@@ -13,7 +13,13 @@ from jacspec.typing import Driver, State, Step
 
 
 def batched(
-    question: Callable[[JacobianChain], Any], step: Step, h0: State, xs: Driver = None, *, in_axes: Any = 0, **options: Any
+    question: Callable[[JacobianChain], Any],
+    step: Step,
+    h0: State,
+    xs: Driver = None,
+    *,
+    in_axes: Any = 0,
+    **options: Any,
 ) -> Any:
     """``question(jacobian_chain(step, h0, xs))`` for a batch of (h0, xs), the parameters of the step unbatched.
 

@@ -8,8 +8,6 @@ With g_t = dE/dh_t and the immediate derivative dE_t/dh_t of a loss at step t,
 and decay far beyond the range of floating point come out right.
 """
 
-import functools
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,11 +15,11 @@ import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from jacspec import _checks, _steps
+from jacspec import _checks
 from jacspec._links import Listed
 from jacspec._pytree import pytree
-from jacspec.chain import JacobianChain, jacobian_chain, layer_chain, rescale
-from jacspec.typing import Driver, State, Step
+from jacspec.chain import JacobianChain, rescale
+from jacspec.typing import State
 
 
 @pytree
@@ -36,40 +34,6 @@ class Adjoints:
 
     directions: State
     log_norms: Array
-
-
-@pytree
-class LagTerms:
-    """The summands of dE/dtheta by the time at which theta acted.
-
-    Attributes:
-        log_norms: (T,), entry i-1 belongs to time i: log norm of (d+h_i/dtheta)^T dE/dh_i, nats.
-        by_parameter: the same for every leaf of the step, a pytree of (T,).
-        terms: unit-scaled summands, the step's pytree with a leading axis T, or None if not asked for. Summand i is
-            ``terms[i] * exp(log_norms[i])``.
-    """
-
-    log_norms: Array
-    by_parameter: Any
-    terms: Any
-
-
-@pytree
-class ParameterGradients:
-    """Log norms of the gradient of E with respect to parameters, nats.
-
-    Attributes:
-        step: a pytree like the step's parameters (summed over time): one number a leaf; for a list of layers, a list
-            of such pytrees.
-        drivers: a pytree like xs: (T,) numbers a leaf, one for every driver; None for leaves that are not floating.
-        step_total: log norm over all parameters of the step; for a list of layers, one number a layer, (L,).
-        driver_totals: (T,), log norm over all leaves of each driver; None without floating drivers.
-    """
-
-    step: Any
-    drivers: Any
-    step_total: Array
-    driver_totals: Array | None
 
 
 def adjoints(chain: JacobianChain, cotangent: State) -> Adjoints:
@@ -94,8 +58,8 @@ def adjoints(chain: JacobianChain, cotangent: State) -> Adjoints:
         -2303.0
     """
     _checks.instance("adjoints", "chain", chain, JacobianChain, "Build one with jacspec.jacobian_chain.")
-    last, earlier = _cotangents("adjoints", chain, cotangent)
-    run = _adjoints if isinstance(chain.links, Listed) else _adjoints_jitted
+    last, earlier = cotangents("adjoints", chain, cotangent)
+    run = _adjoints if isinstance(chain.links, Listed) else adjoints_jitted
     return run(chain, last, earlier)
 
 
@@ -116,67 +80,7 @@ def log_gradient_norms(chain: JacobianChain, cotangent: State) -> Array:
     return adjoints(chain, cotangent).log_norms
 
 
-def parameter_gradient_by_lag(
-    step: Step, h0: State, xs: Driver, cotangent: State, *, terms: bool = False, **options: Any
-) -> LagTerms:
-    """The summands of dE/dtheta by the time i at which the step's parameters theta acted.
-
-    dE/dtheta = sum_i (d+h_i/dtheta)^T dE/dh_i, where d+ holds h_{i-1} fixed. Their sum is the autodiff gradient.
-
-    Args:
-        step: as in `jacobian_chain`; its floating leaves (or captured arrays) are theta.
-        h0: first state.
-        xs: drivers with leading axis T, or None with ``length=T``.
-        cotangent: as in `adjoints`.
-        terms: also return the unit-scaled summands (memory: T times the parameters).
-        options: passed to `jacobian_chain`.
-
-    Returns:
-        `LagTerms`.
-
-    Raises:
-        TypeError: as `jacobian_chain` and `adjoints`.
-        ValueError: as `jacobian_chain` and `adjoints`, or if the step has no floating parameters.
-    """
-    name = "parameter_gradient_by_lag"
-    program, states, drivers, found = _prepared(name, step, h0, xs, cotangent, options)
-    return _lag_terms(program, states, drivers, found, terms)
-
-
-def parameter_gradient_norms(
-    step: Step | Sequence[Callable], h0: State, xs: Driver = None, cotangent: State = None, **options: Any
-) -> ParameterGradients:
-    """Log norms of dE/dtheta: over time summed, over depth for every layer, far beyond float range.
-
-    Args:
-        step: as in `jacobian_chain`, or a sequence of layers as in `layer_chain` (then h0 is the input, xs None).
-        h0: first state, or the network's input.
-        xs: drivers with leading axis T. Floating drivers get a gradient each: over depth they are the layers' weights.
-        cotangent: as in `adjoints`.
-        options: passed to `jacobian_chain`.
-
-    Returns:
-        `ParameterGradients`.
-
-    Raises:
-        TypeError: as `jacobian_chain` and `adjoints`.
-        ValueError: as `jacobian_chain` and `adjoints`.
-
-    Example:
-        >>> import jax.numpy as jnp, jacspec as js
-        >>> layers = [js.layers.Dense(0.01 * jnp.eye(2))] * 300
-        >>> found = js.parameter_gradient_norms(layers, jnp.ones(2), cotangent=jnp.ones(2))
-        >>> found.step_total.shape
-        (300,)
-    """
-    name = "parameter_gradient_norms"
-    if isinstance(step, Sequence):
-        return _layer_gradients(name, step, h0, cotangent)
-    program, states, drivers, found = _prepared(name, step, h0, xs, cotangent, options)
-    return _summed(program, states, drivers, found)
-
-
-def _cotangents(name: str, chain: JacobianChain, cotangent: State) -> tuple[Array, Any]:
+def cotangents(name: str, chain: JacobianChain, cotangent: State) -> tuple[Array, Any]:
     """The cotangent at T, flat, and those at 0..T-1 (stacked or listed), or None for a loss at the end."""
     T, m = chain.length, chain.shape[0]
     expected = f"({m},) at the end, or a leading axis T+1 = {T + 1} for a loss at every step"
@@ -205,7 +109,7 @@ def _flat(name: str, cotangent: State, dtype) -> Array:
     return ravel_pytree(cotangent)[0].astype(dtype)
 
 
-def _join(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
+def add_scaled(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
     """The sum of two vectors, each a unit array and a log scale."""
     (u, log_u), (v, log_v) = a, b
     top = jnp.maximum(log_u, log_v)
@@ -221,12 +125,12 @@ def _adjoints(chain: JacobianChain, last: Array, earlier: Any) -> Adjoints:
         pulled, grown = rescale(J.pull(carry[0]))
         new = (pulled, carry[1] + grown)
         if immediate is not None:
-            new = _join(new, rescale(immediate[:, None]))
+            new = add_scaled(new, rescale(immediate[:, None]))
         return new, (new[0][:, 0], new[1][0])
 
     _, (vectors, logs) = _unzip(chain.fold(body, (unit, log), reverse=True, xs=earlier))
     ok = chain.first_nonfinite < 0
-    blank = lambda a: jnp.where(ok, a, jnp.nan)  # noqa: E731
+    blank = lambda a: jnp.where(ok, a, jnp.nan)
     if isinstance(vectors, list):
         directions = [blank(v) for v in (*vectors, unit[:, 0])]
         if chain.states is not None:
@@ -239,7 +143,7 @@ def _adjoints(chain: JacobianChain, last: Array, earlier: Any) -> Adjoints:
     return Adjoints(directions, blank(jnp.concatenate([logs, log])))
 
 
-_adjoints_jitted = jax.jit(_adjoints)
+adjoints_jitted = jax.jit(_adjoints)
 
 
 def _unzip(folded: tuple[Any, Any]) -> tuple[Any, tuple[Any, Any]]:
@@ -251,112 +155,3 @@ def _unzip(folded: tuple[Any, Any]) -> tuple[Any, tuple[Any, Any]]:
 
 def _state_dtype(states: State):
     return jnp.result_type(*jax.tree.leaves(states))
-
-
-def _prepared(name: str, step: Step, h0: State, xs: Driver, cotangent: State, options: dict):
-    """The step as a pytree, its trajectory, its drivers, and the adjoints at the states it produced."""
-    chain = jacobian_chain(step, h0, xs, **(options | {"store": False}))
-    links = chain.links
-    last, earlier = _cotangents(name, chain, cotangent)
-    return links.step, links.states, links.drivers, _adjoints_jitted(chain, last, earlier)
-
-
-def _split(tree: Any) -> tuple[list[Array], Callable]:
-    """The floating leaves, and how to put the tree together again."""
-    leaves, structure = jax.tree.flatten(tree)
-    floating = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)]
-
-    def rebuild(values, blank=None):
-        out = list(leaves) if blank is None else [blank] * len(leaves)
-        for i, value in zip(floating, values, strict=True):
-            out[i] = value
-        return jax.tree.unflatten(structure, out)
-
-    return [leaves[i] for i in floating], rebuild
-
-
-def _log_norms(leaves: Sequence[Array]) -> tuple[list[Array], Array]:
-    """Log norms of the leaves, and of all of them together."""
-    each = [rescale(leaf.reshape(-1, 1))[1][0] for leaf in leaves]
-    if not each:
-        return each, jnp.asarray(-jnp.inf)
-    stacked = jnp.stack(each)
-    top = jnp.max(stacked)
-    safe = jnp.where(top == -jnp.inf, 0, top)
-    return each, safe + 0.5 * jnp.log(jnp.sum(jnp.exp(2 * (stacked - safe))))
-
-
-def _slices(states: State, found: Adjoints):
-    before = jax.tree.map(lambda s: s[:-1], states)
-    return before, jax.tree.map(lambda d: d[1:], found.directions), found.log_norms[1:]
-
-
-@functools.partial(jax.jit, static_argnums=4)
-def _lag_terms(program: Any, states: State, drivers: Driver, found: Adjoints, keep: bool) -> LagTerms:
-    parameters, rebuild = _split(program)
-
-    def body(carry, item):
-        (h, direction, log), x = item
-        _, vjp = jax.vjp(lambda p: rebuild(p)(h, x), parameters)
-        (term,) = vjp(direction)
-        each, total = _log_norms(term)
-        unit = [leaf / jnp.exp(jnp.where(total == -jnp.inf, 0, total)) for leaf in term] if keep else None
-        return carry, ([log + one for one in each], log + total, unit)
-
-    _, (each, totals, units) = jax.lax.scan(body, None, (_slices(states, found), drivers))
-    return LagTerms(totals, rebuild(each, jnp.nan), rebuild(units) if keep else None)
-
-
-@jax.jit
-def _summed(program: Any, states: State, drivers: Driver, found: Adjoints) -> ParameterGradients:
-    parameters, rebuild = _split(program)
-    sizes = [p.size for p in parameters]
-    dtype = found.log_norms.dtype
-
-    def body(total, item):
-        (h, direction, log), x = item
-        inputs, rebuild_x = _split(x)
-        _, vjp = jax.vjp(lambda p, v: rebuild(p)(h, rebuild_x(v)), parameters, inputs)
-        by_parameter, by_driver = vjp(direction)
-        flat = jnp.concatenate([leaf.ravel() for leaf in by_parameter] or [jnp.zeros(0)]).astype(dtype)[:, None]
-        unit, grown = rescale(flat)
-        each, driver_total = _log_norms(by_driver)
-        return _join(total, (unit, log + grown)), ([log + one for one in each], log + driver_total)
-
-    start = (jnp.zeros((sum(sizes), 1), dtype), jnp.full(1, -jnp.inf, dtype))
-    (unit, log), (each, driver_totals) = jax.lax.scan(body, start, (_slices(states, found), drivers))
-    parts = [rescale(part)[1][0] + log[0] for part in jnp.split(unit, list(_ends(sizes)))] if sizes else []
-    _, rebuild_drivers = _split(drivers)
-    floating = bool(each)
-    return ParameterGradients(
-        rebuild(parts, jnp.nan), rebuild_drivers(each, jnp.nan), log[0], driver_totals if floating else None
-    )
-
-
-def _ends(sizes: list[int]):
-    total = 0
-    for size in sizes[:-1]:
-        total += size
-        yield total
-
-
-def _layer_gradients(name: str, layers: Sequence[Callable], x: State, cotangent: State) -> ParameterGradients:
-    h = _steps.checked_state(name, "h0", x)
-    inputs = [h]
-    programs = []
-    for layer in layers:
-        programs.append(layer if _steps.is_pytree(layer) else _steps.as_pytree(lambda h, _, f=layer: f(h), h, None))
-        h = layer(h)
-        inputs.append(h)
-    found = adjoints(layer_chain(layers, x), cotangent)
-    directions = found.directions
-    each, totals = [], []
-    for i, program in enumerate(programs):
-        parameters, rebuild = _split(program)
-        direction = directions[i + 1] if isinstance(directions, list) else jax.tree.map(lambda d, i=i: d[i + 1], directions)
-        call = (lambda p, h=inputs[i], r=rebuild: r(p)(h)) if parameters else None
-        term = jax.vjp(call, parameters)[1](direction)[0] if call else []
-        parts, total = _log_norms(term)
-        each.append(rebuild([part + found.log_norms[i + 1] for part in parts], jnp.nan))
-        totals.append(total + found.log_norms[i + 1])
-    return ParameterGradients(each, None, jnp.stack(totals), None)

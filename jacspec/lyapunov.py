@@ -8,7 +8,6 @@ differ by O(1) nats in the sum. Exponents of the product J_T ... J_1 and of its 
 
 import functools
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -123,8 +122,11 @@ def _exponents(chain: JacobianChain, k: int, qr_every: int, transient: int) -> L
 
     def orthogonalize(carry, V):
         alive, doubtful = carry
+        # rows in descending order keep rows of very different size apart, and the determinant to the last digit
+        order = jnp.argsort(-lax.stop_gradient(jnp.sum(V * V, axis=1)))
         V = jnp.where(alive, V, 0)
-        Q, R = qr(V)
+        Q, R = qr(V[order])
+        Q = Q[jnp.argsort(order)]
         diagonal = jnp.abs(jnp.diagonal(R))
         # a nonzero row for every direction that survives: the rest are dead by structure, whatever QR makes of them
         rows = jnp.sum(jnp.any(V != 0, axis=1))
@@ -209,5 +211,3 @@ def standard_error(history: Array, steps: Array) -> Array:
     variance = -covariance[0] + 2 * jnp.sum(jnp.where(positive > 0, monotone, 0), axis=0)
     finite = jnp.isfinite(rate).all(axis=0)
     return jnp.where(finite, jnp.sqrt(jnp.maximum(variance, 0) / blocks), jnp.nan)
-
-

@@ -63,6 +63,40 @@ class Matrix:
 
 
 @pytree
+class Diagonal:
+    """J = diag(d).
+
+    Attributes:
+        d: shape (n,).
+        name: what it is made of.
+    """
+
+    d: Array
+    name: str = static(default="kept")
+
+    def push(self, V: Array) -> Array:
+        """d * V."""
+        return self.d[:, None] * V
+
+    def pull(self, U: Array) -> Array:
+        """d * U."""
+        return self.d[:, None] * U
+
+    def dense(self) -> Array:
+        """diag(d)."""
+        return jnp.diag(self.d)
+
+    def row_norms(self) -> Array:
+        """abs(d)."""
+        return jnp.abs(self.d)
+
+    @property
+    def factors(self) -> dict[str, Array]:
+        """The diagonal, by its name."""
+        return {self.name: self.d}
+
+
+@pytree
 class Scaled:
     """J = diag(d) W: a slope for every row of a weight matrix.
 
@@ -163,10 +197,19 @@ class Composed:
         """The product as a matrix."""
         return self.outer.push(self.inner.dense())
 
+    def row_norms(self) -> Array:
+        """||outer_i|| times the Frobenius norm of the inner one, an upper bound."""
+        return row_norms(self.outer) * norms(row_norms(self.inner))
+
     @property
     def factors(self) -> dict[str, Array]:
-        """The factors of both."""
-        return {**self.inner.factors, **self.outer.factors}
+        """The factors of both; a name that is taken gets a prime."""
+        out = dict(self.inner.factors)
+        for name, factor in self.outer.factors.items():
+            while name in out:
+                name += "'"
+            out[name] = factor
+        return out
 
 
 @pytree

@@ -139,7 +139,9 @@ def _spectrum(chain: JacobianChain, horizons: tuple[int, ...], origin: str, k: i
     result = _values(chain, horizons, origin)
     if verify:
         windows = [chain[:t] if origin == "start" else chain[t:] for t in horizons]
-        bounds = [_bound(window, values, origin) for window, values in zip(windows, result.log_singular_values, strict=True)]
+        bounds = [
+            _bound(window, values, origin) for window, values in zip(windows, result.log_singular_values, strict=True)
+        ]
         error = jnp.maximum(jnp.stack(bounds), result.rounding)
         known = result.resolved & jnp.isfinite(result.log_singular_values)
         exact = result.resolved & (result.log_singular_values == -jnp.inf)

@@ -17,13 +17,14 @@ RANKS: dict[str, float] = {
     **dict.fromkeys(["_steps", "_links"], 1.5),
     **dict.fromkeys(["chain", "cells", "layers", "theory"], 2),
     "_leading": 2.5,
+    **dict.fromkeys(["parameter_gradients", "compose"], 3.5),
     **dict.fromkeys(["spectrum", "lyapunov", "gradients", "initializers", "flax", "tasks", "results", "plotting"], 3),
     **dict.fromkeys(["remedies", "models"], 4),
     **dict.fromkeys(["training", "diagnosis"], 5),
     **dict.fromkeys(["cli", "__init__", "__main__"], 6),
 }
 CORE = {"typing", "_pytree", "_checks", "operators", "activations", "_product", "_steps", "_links", "chain"}
-CORE |= {"cells", "layers", "_leading", "spectrum", "lyapunov", "gradients"}
+CORE |= {"cells", "layers", "_leading", "compose", "spectrum", "lyapunov", "gradients", "parameter_gradients"}
 LONGEST = 350
 RUNNER = "figures/__main__.py"
 

@@ -165,7 +165,9 @@ def test_stacked_over_time_and_over_depth():
     xs = jnp.asarray(rng.standard_normal((5, 4)))
     layer = lambda i: jax.tree.map(lambda a: a[i], layers)
 
-    by_time = js.jacobian_chain(js.stack(*(lambda h, x, i=i: cell(h, x, layer(i)) for i in range(3))), (jnp.zeros(4),) * 3, xs)
+    by_time = js.jacobian_chain(
+        js.stack(*(lambda h, x, i=i: cell(h, x, layer(i)) for i in range(3))), (jnp.zeros(4),) * 3, xs
+    )
     by_depth = js.jacobian_chain(js.over_time(cell), xs, layers)
     np.testing.assert_allclose(by_time.states[2], by_depth_states(by_depth), atol=1e-14)
     blocks = by_time.dense().reshape(5, 3, 4, 3, 4)
@@ -195,7 +197,9 @@ def test_one_product_with_the_shared_weight_for_the_whole_batch():
     ask = lambda h0, xs: js.batched(js.log_singular_values, cell, h0, xs)
     h0, xs = jnp.zeros((8, 16)), jnp.ones((8, 5, 2))
     text = jax.jit(ask).lower(h0, xs).as_text()
-    products = [line for line in text.splitlines() if "dot_general" in line and "tensor<16x16xf64>, tensor<8x16x16xf64>" in line]
+    products = [
+        line for line in text.splitlines() if "dot_general" in line and "tensor<16x16xf64>, tensor<8x16x16xf64>" in line
+    ]
     assert products, "the shared (16, 16) weight meets the (8, 16, 16) block in one dot_general"
     assert all("batching_dims" not in line for line in products)
     single = js.log_singular_values(js.jacobian_chain(cell, h0[0], xs[0]))

@@ -1,4 +1,4 @@
-"""What gated cells share: products of gates and slopes that never underflow to a false zero, and a diagonal."""
+"""What gated cells share: products of gates and slopes that never underflow to a false zero."""
 
 import math
 
@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from jacspec import activations
-from jacspec._pytree import pytree
 from jacspec.activations import Activation
 
 
@@ -42,35 +41,3 @@ def blend(gate: Activation, a: Array, kept: Array, new: Array) -> Array:
     """gate(a) kept + (1 - gate(a)) new."""
     rest = jax.nn.sigmoid(-a) if gate is activations.TABLE["sigmoid"] else 1 - gate(a)
     return gate(a) * kept + rest * new
-
-
-@pytree
-class Diagonal:
-    """J = diag(d).
-
-    Attributes:
-        d: shape (n,).
-    """
-
-    d: Array
-
-    def push(self, V: Array) -> Array:
-        """J V, (n, k)."""
-        return self.d[:, None] * V
-
-    def pull(self, U: Array) -> Array:
-        """J^T U, (n, k)."""
-        return self.d[:, None] * U
-
-    def dense(self) -> Array:
-        """diag(d)."""
-        return jnp.diag(self.d)
-
-    def row_norms(self) -> Array:
-        """abs(d)."""
-        return jnp.abs(self.d)
-
-    @property
-    def factors(self) -> dict[str, Array]:
-        """``kept``: the diagonal."""
-        return {"kept": self.d}

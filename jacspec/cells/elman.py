@@ -1,6 +1,6 @@
 """The Elman (simple, vanilla) recurrent cell.
 
-    a_t = W h_{t-1} + U x_t + b,    h_t = f(a_t),    J_t = diag(f'(a_t)) W
+a_t = W h_{t-1} + U x_t + b,    h_t = f(a_t),    J_t = diag(f'(a_t)) W
 """
 
 from jax import Array
@@ -70,5 +70,3 @@ class Elman:
     def jacobian(self, h: Array, x: Array | None = None) -> Scaled:
         """diag(f'(a)) W as an operator; its factors are ``slope`` and ``weight``."""
         return Scaled(self.f.derivative(self.preactivation(h, x)), self.W)
-
-

@@ -16,8 +16,8 @@ from jacspec import activations
 from jacspec._pytree import pytree, static
 from jacspec.activations import Activation
 from jacspec.cells import _parameters
-from jacspec.cells._gates import Diagonal, product, value
-from jacspec.operators import GatedSum, matmul, norms
+from jacspec.cells._gates import product, value
+from jacspec.operators import Diagonal, GatedSum, matmul, norms
 
 GATES = ("input", "forget", "candidate", "output")
 
@@ -170,6 +170,10 @@ class LSTM:
         _parameters.driver("LSTM", self.U, x)
         return _parameters.affine(self.W, self.U, self.b, h, x)
 
+    def output(self, carry: tuple[Array, Array]) -> Array:
+        """h, what the next layer of a stack receives."""
+        return carry[1]
+
     def gates(self, carry: tuple[Array, Array], x: Array | None = None) -> dict[str, Array]:
         """``input``, ``forget``, ``candidate`` and ``output``, each of shape (n,)."""
         s, t = activations.get(self.gate), activations.get(self.activation)
@@ -221,4 +225,4 @@ class LSTM:
 
     def forget_only(self, carry: tuple[Array, Array], x: Array | None = None) -> Diagonal:
         """diag(f), the additive path alone: the usual first approximation of dc_t/dc_{t-1}, on the n cells."""
-        return Diagonal(self._terms(carry, x)[0])
+        return Diagonal(self._terms(carry, x)[0], "forget gate")

@@ -11,9 +11,9 @@ from jax import Array
 from jacspec import activations, layers
 from jacspec._pytree import pytree, static
 from jacspec.activations import Activation
-from jacspec.cells._gates import Diagonal
 from jacspec.flax._cells import Unknown, activation, cast
 from jacspec.flax._steps import nnx_step
+from jacspec.operators import Diagonal
 
 
 @pytree
@@ -34,7 +34,7 @@ class Elementwise:
     def jacobian(self, h: Array, x: Any = None) -> Diagonal:
         """diag(f'(h)) on the flattened state."""
         del x
-        return Diagonal(activations.get(self.activation).derivative(h).ravel())
+        return Diagonal(activations.get(self.activation).derivative(h).ravel(), "slope")
 
 
 def sequential(module: nnx.Sequential) -> list[Any]:

@@ -91,40 +91,6 @@ def _projected_norm(square: Array, overlap: Array, rho: Array, n: int) -> Array:
 
 
 @pytree
-class Diagonal:
-    """J = diag(d).
-
-    Attributes:
-        d: the diagonal, shape (n,).
-        name: what it is.
-    """
-
-    d: Array
-    name: str = static()
-
-    def push(self, V: Array) -> Array:
-        """d * V."""
-        return self.d[:, None] * V
-
-    def pull(self, U: Array) -> Array:
-        """d * U."""
-        return self.d[:, None] * U
-
-    def dense(self) -> Array:
-        """diag(d)."""
-        return jnp.diag(self.d)
-
-    def row_norms(self) -> Array:
-        """abs(d)."""
-        return jnp.abs(self.d)
-
-    @property
-    def factors(self) -> dict[str, Array]:
-        """The diagonal, by its name."""
-        return {self.name: self.d}
-
-
-@pytree
 class Standardized:
     """J = diag(gain) (I - 1 1^T / B - z z^T / B) along the first axis of a (B, n) state, for each column by itself.
 

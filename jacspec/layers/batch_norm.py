@@ -18,7 +18,8 @@ from jax import Array
 from jacspec import _checks
 from jacspec._pytree import pytree, static
 from jacspec.layers import _operators, _parameters
-from jacspec.layers._operators import Diagonal, Standardized
+from jacspec.layers._operators import Standardized
+from jacspec.operators import Diagonal
 
 
 @pytree
