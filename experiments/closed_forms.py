@@ -30,7 +30,7 @@ CONFIG = {
     "gate_steps": 150,
     "closed_gate": 30.0,
     "latch_weights": [1.25, 1.5, 2.0, 3.0, 4.0, 5.0],
-    "latch_factors": [0.9, 0.99, 0.999, 1.001, 1.01, 1.1],
+    "latch_factors": [0.5, 0.75, 0.999, 1.001, 1.333, 2.0],
     "latch_steps": 5000,
     "transient_size": 50,
     "transient_diagonal": 0.9,
@@ -83,7 +83,7 @@ def sigmoid(config: dict[str, Any]) -> dict[str, Any]:
     held = np.array([0.25, 0.5, 1.0, 2.0, 3.0, 6.0])
     logs = jax.vmap(measured)(*map(jnp.asarray, (U, b, h0)))
     at_most = jax.vmap(measured)(jnp.asarray(held), jnp.asarray(-held / 2), jnp.full(held.size, 0.5))
-    return {"weights": U, "log": logs, "held_weights": held, "held_log": at_most}
+    return {"steps": T, "weights": U, "log": logs, "held_weights": held, "held_log": at_most}
 
 
 def tanh_exponent(U: float) -> float:

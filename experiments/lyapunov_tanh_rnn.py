@@ -178,7 +178,7 @@ def theory(config: dict[str, Any]) -> dict[str, np.ndarray]:
     u = (np.arange(points) + 0.5) / points
     fine = np.union1d(np.geomspace(0.5, 10, config["theory_gains"]), [1.0])
 
-    def table(gains, fields, u=u):
+    def table(gains, fields):
         rows = [[mean_field(g, sigma, u) for sigma in config["inputs"]] for g in gains]
         return {field: np.array([[cell[field] for cell in row] for row in rows]) for field in fields}
 
@@ -186,7 +186,7 @@ def theory(config: dict[str, Any]) -> dict[str, np.ndarray]:
     found = {f"theory_{k}": v for k, v in table(config["gains"], fields).items()}
     found |= {f"large_theory_{k}": v[0, 0] for k, v in table([config["large_gain"]], fields).items()}
     fields = ("leading", "dimension", "entropy")
-    found |= {f"fine_{k}": v for k, v in table(fine, fields, u[::4] + 1.5 / points).items()}
+    found |= {f"fine_{k}": v for k, v in table(fine, fields).items()}
     return found | {"theory_u": u, "fine_gains": fine}
 
 

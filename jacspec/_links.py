@@ -12,9 +12,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jacspec import _checks
 from jacspec._pytree import pytree, static
 from jacspec.operators import Linearized, Matrix, Scaled
 from jacspec.typing import State, StepJacobian
+
+STORED_BYTES = 2**28
+"""Up to this size the matrices of an autodiff chain are kept with ``store="auto"``."""
 
 
 class _Scanned:
@@ -178,6 +182,22 @@ def first_nonfinite(tree: Any) -> Array:
     if bad.shape[0] == 0:
         return jnp.asarray(-1)
     return jnp.where(bad.any(), jnp.argmax(bad), -1)
+
+
+def keeps_matrices(name: str, links: Along, store: str | bool) -> bool:
+    """Whether the matrices of an autodiff chain are kept, by an estimate of their size."""
+    if store is False:
+        return False
+    count = links.length * links.size**2 * jnp.dtype(links.dtype).itemsize
+    if store == "auto":
+        return count <= STORED_BYTES
+    free = free_bytes()
+    if count > free / 2:
+        got = f"{count / 2**30:.1f} GiB for T={links.length}, n={links.size}"
+        hint = "Use store=False, or give the step an analytic jacobian."
+        limit = f"at most half of the free {free / 2**30:.1f} GiB"
+        raise MemoryError(_checks.message(name, "store", "asks for too much", got, limit, hint))
+    return True
 
 
 @jax.jit

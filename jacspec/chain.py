@@ -16,13 +16,10 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from jacspec import _checks, _steps
-from jacspec._links import Along, Listed, Shared, Stored, first_nonfinite, free_bytes, of_operators, stored
+from jacspec._links import Along, Listed, Shared, Stored, first_nonfinite, keeps_matrices, of_operators, stored
 from jacspec._pytree import pytree
 from jacspec.operators import Linearized, Matrix, norms
 from jacspec.typing import Driver, State, Step
-
-STORED_BYTES = 2**28
-"""Up to this size the matrices of an autodiff chain are kept with ``store="auto"``."""
 
 
 @pytree
@@ -268,7 +265,7 @@ def jacobian_chain(
 
     states = _steps.run_jitted(program, h0, xs, T)
     links = Along(program, states, xs, T, _steps.size(h0), analytic)
-    if not analytic and _keep_matrices(name, links, store):
+    if not analytic and keeps_matrices(name, links, store):
         links = stored(links)
     return _with_flag(links, warn=check)
 
@@ -326,22 +323,6 @@ class _Layer:
     def __call__(self, h: State, x: Driver = None) -> State:
         del x
         return self.layer(h)
-
-
-def _keep_matrices(name: str, links: Along, store: str | bool) -> bool:
-    """Whether the matrices of an autodiff chain are kept, by an estimate of their size."""
-    if store is False:
-        return False
-    count = links.length * links.size**2 * jnp.dtype(links.dtype).itemsize
-    if store == "auto":
-        return count <= STORED_BYTES
-    free = free_bytes()
-    if count > free / 2:
-        got = f"{count / 2**30:.1f} GiB for T={links.length}, n={links.size}"
-        hint = "Use store=False, or give the step an analytic jacobian."
-        limit = f"at most half of the free {free / 2**30:.1f} GiB"
-        raise MemoryError(_checks.message(name, "store", "asks for too much", got, limit, hint))
-    return True
 
 
 def _with_flag(links: Any, *, warn: bool) -> JacobianChain:
