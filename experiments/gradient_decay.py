@@ -9,8 +9,6 @@ A model is {"cell": a jacspec cell, "V": (10, n), "c": (10,)}, with logits V h_T
 """
 
 import functools
-import itertools
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -36,7 +34,6 @@ CONFIG = {
     "pixel_updates": 800,
     "examples": 64,
     "spectrum_examples": 8,
-    "row_lags": [1, 2, 3, 4, 5, 6, 7, 8],
     "pixel_lags": [1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64],
 }
 FULL = {"row_updates": 3000, "pixel_updates": 10_000, "examples": 256, "spectrum_examples": 32}
@@ -49,20 +46,16 @@ def run(config: dict[str, Any], progress: experiments.Progress) -> dict[str, np.
     """Arrays named `row_*` and `pixel_*`, with axes (cell, state: initial or trained, ...)."""
     tasks = [(task, name) for task in ("row", "pixel") for name in config["cells"]]
     data = {task: digits(config, task) for task in ("row", "pixel")}
-    done = itertools.count(1)
-
-    def one(item: tuple[str, str]) -> dict[str, np.ndarray]:
-        task, name = item
-        found = one_cell(config, task, name, data[task])
-        progress(f"{task} by {task}: {name}", next(done), len(tasks))
-        return found
-
-    with threadpool_limits(1), ThreadPoolExecutor(2) as pool:  # small matrices: two models side by side
-        rows = dict(zip(tasks, pool.map(one, tasks), strict=True))
+    rows = {}
+    with threadpool_limits(1):  # matrices this small are factored fastest by one thread
+        for done, (task, name) in enumerate(tasks):
+            progress(f"{task} by {task}: {name}", done, len(tasks))
+            rows[task, name] = one_cell(config, task, name, data[task])
+    progress("done", len(tasks), len(tasks))
     return {
         f"{task}_{key}": np.stack([rows[task, name][key] for name in config["cells"]])
         for task in ("row", "pixel")
-        for key in rows[tasks[0]]
+        for key in rows[task, config["cells"][0]]
     }
 
 
@@ -162,14 +155,15 @@ def sum_error(model: dict[str, Any], x: jax.Array, y: jax.Array) -> jax.Array:
     return optax.tree.norm(jax.tree.map(jnp.subtract, total, exact)) / optax.tree.norm(exact)
 
 
-def end_spectra(model: dict[str, Any], xs: jax.Array, lags: tuple[int, ...]) -> js.Spectrum:
-    """All log singular values of J_T ... J_{T-lag+1}, (digit, lag, i)."""
-    at = tuple(xs.shape[1] - lag for lag in lags)
-    question = functools.partial(js.spectrum, at=at, origin="end")
-    return js.batched(question, model["cell"], start(model["cell"]), xs, in_axes=(None, 0), check=False)
+@functools.partial(jax.jit, static_argnames="lags")
+def end_spectra(Js: jax.Array, lags: tuple[int, ...]) -> js.Spectrum:
+    """All log singular values of J_T ... J_{T-lag+1} of the step Jacobians (digit, T, n, n): (digit, lag, i).
 
-
-_end_spectra = jax.jit(end_spectra, static_argnames="lags")
+    From matrices, so that one compilation serves all cells of a width.
+    """
+    at = tuple(Js.shape[1] - lag for lag in lags)
+    one = lambda J: js.spectrum(js.JacobianChain.from_matrices(J, check=False), at=at, origin="end")
+    return jax.vmap(one)(Js)
 
 
 def step_bound(cell: Any) -> float:
@@ -192,18 +186,24 @@ def one_cell(config: dict[str, Any], task: str, name: str, data: tuple[jax.Array
 
 
 def measure(config: dict[str, Any], task: str, model: Any, xs: jax.Array, ys: jax.Array) -> dict[str, np.ndarray]:
-    """Everything the figure shows of one model; lags run upwards, padded with NaN to 2 n singular values."""
-    few, many, lags = config["spectrum_examples"], config["examples"], tuple(config[f"{task}_lags"])
-    norms, terms = (np.asarray(a)[:, ::-1] for a in gradients(model, xs[:many], ys[:many]))
-    found = _end_spectra(model, xs[:few], lags=lags)
-    values = np.where(found.resolved, found.log_singular_values, -np.inf)
-    return {
+    """Everything the figure shows of one model, by lag; the spectra for pixels only."""
+    many = slice(config["examples"])
+    norms, terms = (np.asarray(a)[:, ::-1] for a in gradients(model, xs[many], ys[many]))
+    found = {
         "accuracy": np.asarray(accuracy(model, xs, ys)),
         "norms": norms,
         "terms": terms,
+        "bound": np.asarray(step_bound(model["cell"])),
+    }
+    if task == "row":
+        return found
+    cell, few = model["cell"], xs[: config["spectrum_examples"]]
+    Js = js.batched(js.JacobianChain.dense, cell, start(cell), few, in_axes=(None, 0))
+    spectra = end_spectra(Js, tuple(config["pixel_lags"]))
+    values = np.where(spectra.resolved, spectra.log_singular_values, -np.inf)
+    return found | {
         "largest": values[..., 0],
         "smallest": values[..., -1],
-        "bound": np.asarray(step_bound(model["cell"])),
         "sum_error": np.asarray(sum_error(model, xs[0], ys[0])),
     }
 

@@ -6,7 +6,6 @@ is h_t = tanh(W h_{t-1} + sigma x_t) with x_t ~ N(0, 1), independent over units 
 """
 
 import itertools
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -45,20 +44,17 @@ def run(config: dict[str, Any], progress: experiments.Progress) -> dict[str, np.
     small = list(itertools.product(config["gains"], config["inputs"]))
     tasks = [("large", config["large_gain"], 0.0, seed) for seed in range(config["large_seeds"])]
     tasks += [("small", g, sigma, 1000) for g, sigma in small]
-    done = itertools.count(1)
-
-    def one(task: tuple[str, float, float, int]) -> dict[str, np.ndarray]:
-        kind, g, sigma, seed = task
-        prefix = "large_" if kind == "large" else ""
-        found = whole_spectrum(config, config[prefix + "size"], config[prefix + "steps"], g, sigma, seed)
-        progress(f"spectrum n={config[prefix + 'size']}, g={g:g}", next(done), len(tasks) + 1)
-        return found
-
-    # LAPACK factors these sizes no faster on two threads than on one, and two runs fit side by side
-    with threadpool_limits(1), ThreadPoolExecutor(2) as pool:
-        results = list(pool.map(one, tasks))
-    curves = leading_curve(config)
-    progress("leading exponents", len(tasks) + 1, len(tasks) + 1)
+    results = []
+    # LAPACK gains little from a second thread at these sizes, and loses much where it must wait for one
+    with threadpool_limits(1):
+        for done, (kind, g, sigma, seed) in enumerate(tasks):
+            prefix = "large_" if kind == "large" else ""
+            n, steps = config[prefix + "size"], config[prefix + "steps"]
+            progress(f"spectrum n={n}, g={g:g}", done, len(tasks) + 1)
+            results.append(whole_spectrum(config, n, steps, g, sigma, seed))
+        progress("leading exponents", len(tasks), len(tasks) + 1)
+        curves = leading_curve(config)
+    progress("done", len(tasks) + 1, len(tasks) + 1)
     shape = (len(config["gains"]), len(config["inputs"]))
     arrays = {f"large_{k}": np.stack([r[k] for r in results[: config["large_seeds"]]]) for k in results[0]}
     stacked = {k: np.stack([r[k] for r in results[config["large_seeds"] :]]) for k in results[0]}

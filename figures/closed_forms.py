@@ -58,11 +58,18 @@ def sigmoid(ax: Any, data: dict[str, np.ndarray]) -> None:
     U = np.geomspace(0.2, 8, 100)
     ax.plot(np.abs(data["sigmoid_weights"]), data["sigmoid_log"] / T, ".", color="0.6", markersize=1.2, rasterized=True)
     ax.plot(U, np.log(U / 4), color=DARK, label=r"bound $\ln(|U|/4)$", **LINE)
-    ax.plot(data["sigmoid_held_weights"], data["sigmoid_held_log"] / T, color=BLUE, marker="s", label="held at $a=0$", **MARK)
+    ax.plot(
+        data["sigmoid_held_weights"],
+        data["sigmoid_held_log"] / T,
+        color=BLUE,
+        marker="s",
+        label="held at $a=0$",
+        **MARK,
+    )
     ax.set(xscale="log", xlim=(0.2, 9), ylim=(-6, 2.4), xlabel="weight $|U|$", ylabel="rate (nats/step)")
     ax.set_xticks([0.25, 0.5, 1, 2, 4, 8], ["1/4", "1/2", "1", "2", "4", "8"])
     ax.minorticks_off()
-    ax.legend(loc="upper left", borderaxespad=0)
+    ax.legend(loc="upper left", borderaxespad=0.2)
 
 
 def tanh_rates(ax: Any, data: dict[str, np.ndarray]) -> None:
@@ -105,7 +112,9 @@ def gate_table(ax: Any, data: dict[str, np.ndarray]) -> None:
     """c' against c at the four corners of (i, f)."""
     names = ("keep (0, 1)", "add (1, 1)", "erase (0, 0)", "overwrite (1, 0)")
     before = data["gate_table_before"]
-    for k, (name, after, theory) in enumerate(zip(names, data["gate_table_after"], data["gate_table_theory"], strict=True)):
+    for k, (name, after, theory) in enumerate(
+        zip(names, data["gate_table_after"], data["gate_table_theory"], strict=True)
+    ):
         ax.plot(before, theory, color=plotting.COLORS[k], **LINE)
         ax.plot(before[::2], after[::2], color=plotting.COLORS[k], marker="os^D"[k], label=name, **MARK)
     ax.set(xlabel="cell value $c_{t-1}$", ylabel="cell value $c_t$", ylim=(-1.7, 4.2))
@@ -139,8 +148,21 @@ def shears(ax: Any, data: dict[str, np.ndarray]) -> None:
     """Log singular values of a product of shears, and its two exponents."""
     t = data["shears_t"]
     for k, sign in enumerate((1, -1)):
-        ax.plot(t, sign * data["shears_theory"], color=DARK, label=r"$\pm\,\mathrm{arsinh}(t/2)$" if k == 0 else None, **LINE)
-        ax.plot(t[::2], data["shears_log"][::2, k], color=DARK, marker="o", label=r"$\ln\sigma_i$" if k == 0 else None, **MARK)
+        ax.plot(
+            t,
+            sign * data["shears_theory"],
+            color=DARK,
+            label=r"$\pm\,\mathrm{arsinh}(t/2)$" if k == 0 else None,
+            **LINE,
+        )
+        ax.plot(
+            t[::2],
+            data["shears_log"][::2, k],
+            color=DARK,
+            marker="o",
+            label=r"$\ln\sigma_i$" if k == 0 else None,
+            **MARK,
+        )
     ax.plot(np.full(2, t[-1]), data["shears_qr"], color=RED, marker="x", markersize=5, linestyle="none", clip_on=False,
             label=r"QR: $t\lambda_1, t\lambda_2$")  # fmt: skip
     ax.set(xlabel="time $t$ (steps)", ylabel=r"log scale (nats)", ylim=(-3.4, 3.4))
@@ -180,6 +202,8 @@ def claims(data: dict[str, np.ndarray]) -> list[Claim]:
          data["shears_log"][-1, 0] + np.abs(data["shears_qr"]).max(), "equal"),
     ]  # fmt: skip
     return [
-        Claim(figure=NAME, claim=text, source=source, expected=expected, tolerance=tolerance, measured=measured, kind=kind)
+        Claim(
+            figure=NAME, claim=text, source=source, expected=expected, tolerance=tolerance, measured=measured, kind=kind
+        )
         for text, source, expected, tolerance, measured, kind in rows
     ]

@@ -104,7 +104,9 @@ def per_unit(ax: Any, data: dict[str, np.ndarray], config: dict[str, Any], field
     for k, sigma in enumerate(config["inputs"]):
         name = rf"$n={n}$, $\sigma={sigma:g}$" if sigma else f"$n={n}$"
         ax.plot(data["fine_gains"], data[f"fine_{field}"][:, k], color=COLORS[k], linestyle=STROKES[k], **LINE)
-        ax.plot(config["gains"], data[f"small_{field}"][:, k] / n, color=COLORS[k], marker=MARKERS[k], label=name, **MARK)
+        ax.plot(
+            config["gains"], data[f"small_{field}"][:, k] / n, color=COLORS[k], marker=MARKERS[k], label=name, **MARK
+        )
     size = data["large_exponents"].shape[-1]
     ax.plot(config["large_gain"], large.mean(), color=COLORS[2], marker="^", label=f"$n={size}$", **MARK)
     gains = list(PUBLISHED)
@@ -125,7 +127,11 @@ def gain_axis(ax: Any) -> None:
 
 def claims(data: dict[str, np.ndarray], config: dict[str, Any]) -> list[Claim]:
     """The tolerances of dimension and entropy are three directions of n, and three of growth lambda_1."""
-    three, five, n = config["gains"].index(config["large_gain"]), config["gains"].index(5.0), data["large_exponents"].shape[-1]
+    three, five, n = (
+        config["gains"].index(config["large_gain"]),
+        config["gains"].index(5.0),
+        data["large_exponents"].shape[-1],
+    )
     u = (np.arange(data["small_exponents"].shape[-1]) + 0.5) / data["small_exponents"].shape[-1]
     gap = data["small_exponents"][three, 0] - np.interp(u, data["theory_u"], data["theory_spectrum"][three, 0])
     leading, mean = data["theory_leading"][three, 1], data["theory_mean"][three, 1]
@@ -151,6 +157,8 @@ def claims(data: dict[str, np.ndarray], config: dict[str, Any]) -> list[Claim]:
          data["theory_leading"][five, 0], "equal"),
     ]  # fmt: skip
     return [
-        Claim(figure=NAME, claim=text, source=source, expected=expected, tolerance=tolerance, measured=measured, kind=kind)
+        Claim(
+            figure=NAME, claim=text, source=source, expected=expected, tolerance=tolerance, measured=measured, kind=kind
+        )
         for text, source, expected, tolerance, measured, kind in rows
     ]

@@ -47,6 +47,12 @@ def instance(function: str, argument: str, value: Any, kind: type, hint: str = "
         raise TypeError(message(function, argument, "is of the wrong type", type(value).__name__, kind.__name__, hint))
 
 
+def function(name: str, argument: str, value: Any, form: str) -> None:
+    """Raise TypeError if `value` cannot be called."""
+    if not callable(value):
+        raise TypeError(message(name, argument, "must be callable", type(value).__name__, form))
+
+
 def is_concrete(value: Any) -> bool:
     """Whether the values of an array can be looked at (not a tracer)."""
     return not isinstance(value, jax.core.Tracer)

@@ -87,11 +87,7 @@ class Stored(_Scanned):
         return self.operators
 
     def window(self, window: slice) -> "Stored":
-        states = (
-            self.states[window.start : window.stop + 1]
-            if isinstance(self.states, list)
-            else _cut(self.states, window, 1)
-        )
+        states = _cut(self.states, window, 1)
         return Stored(_cut(self.operators, window), states, window.stop - window.start, self.widths)
 
     def operator(self, part) -> StepJacobian:
@@ -172,16 +168,47 @@ def at_least_float32(*leaves: Any):
     return jnp.result_type(jnp.float32, *floating)
 
 
+def floating(tree: Any) -> tuple[Array, ...]:
+    """The floating leaves of a pytree."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if hasattr(leaf, "dtype")]
+    return tuple(leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating))
+
+
 def first_nonfinite(tree: Any) -> Array:
     """The first index along the leading axis with a NaN or Inf in any leaf, -1 if none; `tree` may be a list in time."""
     if isinstance(tree, list):
-        bad = jnp.stack([~jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(s)]).all() for s in tree])
+        marks = [[~jnp.isfinite(leaf).all() for leaf in floating(part)] for part in tree]
+        bad = jnp.asarray([jnp.stack(part).any() if part else False for part in marks], bool)
     else:
-        leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-        bad = jnp.stack([~jnp.isfinite(leaf.reshape(leaf.shape[0], -1)).all(axis=1) for leaf in leaves]).any(axis=0)
+        marks = [~jnp.isfinite(leaf).all(axis=tuple(range(1, leaf.ndim))) for leaf in floating(tree)]
+        bad = jnp.stack(marks).any(axis=0) if marks else jnp.zeros(0, bool)
     if bad.shape[0] == 0:
         return jnp.asarray(-1)
     return jnp.where(bad.any(), jnp.argmax(bad), -1)
+
+
+def earliest(*indices: Array) -> Array:
+    """The smallest index, where -1 stands for none."""
+    found = jnp.stack(indices)
+    last = jnp.iinfo(found.dtype).max
+    first = jnp.min(jnp.where(found < 0, last, found))
+    return jnp.where(first == last, -1, first)
+
+
+def given_nonfinite(parameters: Any, drivers: Any) -> Array:
+    """The number of the first step that is given a NaN or Inf, -1 if none: 1 for shared parameters, t for x_t.
+
+    A saturated unit hides them: tanh(inf) is a finite state with a slope of zero. `drivers` may be a list in time.
+    """
+    parts = [floating(part) for part in drivers] if isinstance(drivers, list) else floating(drivers)
+    return _given(floating(parameters), parts)
+
+
+@jax.jit
+def _given(parameters: tuple[Array, ...], drivers: Any) -> Array:
+    first = first_nonfinite(drivers)
+    ok = jnp.stack([jnp.isfinite(leaf).all() for leaf in parameters]).all() if parameters else True
+    return earliest(jnp.where(ok, -1, 1), jnp.where(first < 0, -1, first + 1))
 
 
 def keeps_matrices(name: str, links: Along, store: str | bool) -> bool:
@@ -209,12 +236,11 @@ def stored(links: Along) -> Stored:
 
 def of_operators(operators: list[StepJacobian], states: list[State] | None, widths: tuple[int, ...]) -> Listed | Stored:
     """Equal operators stacked for a scan, different ones as a list."""
-    equal = len(set(widths)) == 1 and len({_signature(operator) for operator in operators}) == 1
-    if not equal:
+    different = [{_signature(tree) for tree in trees} for trees in (operators, states or [None])]
+    if len(set(widths)) > 1 or any(len(kinds) != 1 for kinds in different):
         return Listed(tuple(operators), states, widths)
-    if states is not None and len({_signature(h) for h in states}) == 1:
-        states = _stacked(states)
-    return Stored(_stacked(operators), states, len(operators), widths[:1])
+    stacked = None if states is None else _stacked(states)
+    return Stored(_stacked(operators), stacked, len(operators), widths[:1])
 
 
 def _stacked(trees: list[Any]) -> Any:

@@ -6,11 +6,11 @@ become leaves, so that a weight changed between two calls changes the answer: no
 
 import functools
 import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.flatten_util import ravel_pytree
@@ -47,6 +47,61 @@ def as_pytree(step: Step, h: State, x: Driver) -> Any:
     return Program(list(closed.consts), closed.jaxpr, jax.tree.structure(out))
 
 
+class Layer:
+    """A layer as a step that ignores its driver."""
+
+    def __init__(self, layer: Callable):
+        self.layer = layer
+
+    def __call__(self, h: State, x: Driver = None) -> State:
+        """The next state."""
+        del x
+        return self.layer(h)
+
+
+def nested_constants(program: Any) -> list[Any]:
+    """The arrays captured by functions that were jitted inside a traced step."""
+    found, waiting = [], [program.jaxpr] if isinstance(program, Program) else []
+    while waiting:
+        for value in jax.tree.leaves([equation.params for equation in waiting.pop().eqns]):
+            if isinstance(value, ClosedJaxpr):
+                found += value.consts
+                waiting.append(value.jaxpr)
+    return found
+
+
+def checked_layers(function: str, layers: Sequence[Callable], h: State, analytic: bool, check: bool) -> list[Any]:
+    """The layers as pytrees, each traced at the state that reaches it.
+
+    Raises:
+        TypeError: for what is not callable, or returns no state of floating arrays.
+        ValueError: for a layer without a jacobian where `analytic` is asked for, or NaN or Inf (with `check`).
+    """
+    programs = []
+    h = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), h)
+    for i, layer in enumerate(layers):
+        name = f"layers[{i}]"
+        _checks.function(function, name, layer, "layer(h) -> h")
+        if analytic and not hasattr(layer, "jacobian"):
+            got = type(layer).__name__
+            raise ValueError(_checks.message(function, name, "has no jacobian(h)", got, "an analytic layer"))
+        try:
+            out = jax.eval_shape(lambda h, layer=layer: layer(h), h)
+            programs.append(layer if is_pytree(layer) else as_pytree(Layer(layer), h, None))
+        except (TypeError, ValueError) as error:
+            error.add_note(f"jacspec.{function}: in {name}")
+            raise
+        leaves = jax.tree.leaves(out)
+        if not leaves or not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves):
+            got = f"dtypes {[str(leaf.dtype) for leaf in leaves]}"
+            raise TypeError(_checks.message(function, name, "must return a floating state", got, "layer(h) -> h"))
+        if check:
+            _checks.finite(function, name, programs[-1])
+            _checks.finite(function, f"{name}.captured", nested_constants(programs[-1]))
+        h = out
+    return programs
+
+
 def checked_state(function: str, argument: str, h0: State) -> State:
     """h0 as a pytree of floating JAX arrays.
 
@@ -80,8 +135,10 @@ def checked_drivers(function: str, xs: Any, length: int | None) -> tuple[Any, in
         return xs, length
     for path, leaf in leaves:
         name = "xs" + jax.tree_util.keystr(path)
-        if not hasattr(leaf, "shape") or getattr(leaf, "dtype", None) == np.dtype(object):
-            raise TypeError(_checks.message(function, name, "must be an array", type(leaf).__name__, "(T, ...)"))
+        kind = getattr(getattr(leaf, "dtype", None), "kind", "")
+        if not hasattr(leaf, "shape") or kind in tuple("OSUmM"):
+            got = f"dtype {leaf.dtype}" if kind else type(leaf).__name__
+            raise TypeError(_checks.message(function, name, "must be a numeric array", got, "(T, ...)"))
         if leaf.ndim == 0:
             raise ValueError(_checks.message(function, name, "has no leading axis", f"shape {leaf.shape}", "(T, ...)"))
         _checks.warn_if_narrowed(function, name, leaf)
@@ -112,6 +169,11 @@ def settle(function: str, step: Any, h0: State, x: Driver) -> State:
                 hint = "Where widths change use jacspec.layer_chain."
                 text = f"the step returns shape {new.shape}"
                 raise TypeError(_checks.message(function, name, "changes its shape", text, f"shape {old.shape}", hint))
+        for (path, _), new in zip(jax.tree_util.tree_leaves_with_path(h0), jax.tree.leaves(out), strict=True):
+            if not jnp.issubdtype(new.dtype, jnp.floating):
+                name = "h0" + jax.tree_util.keystr(path)
+                text = f"the step returns dtype {new.dtype}"
+                raise TypeError(_checks.message(function, name, "must stay floating", text, "a floating dtype"))
         if all(o.dtype == n.dtype for o, n in zip(jax.tree.leaves(h0), jax.tree.leaves(out), strict=True)):
             return h0
         narrowed = [

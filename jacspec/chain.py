@@ -7,7 +7,7 @@ primitive, `JacobianChain.fold`, which walks it in either direction with one ste
 
 import itertools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from jacspec import _checks, _steps
-from jacspec._links import Along, Listed, Shared, Stored, first_nonfinite, keeps_matrices, of_operators, stored
+from jacspec import _checks, _links, _steps
+from jacspec._links import Along, Listed, Shared, Stored, first_nonfinite, of_operators
 from jacspec._pytree import pytree
 from jacspec.operators import Linearized, Matrix, norms
 from jacspec.typing import Driver, State, Step
@@ -74,6 +74,9 @@ class JacobianChain:
         """
         if not isinstance(window, slice) or window.step not in (None, 1):
             raise TypeError(_checks.message("JacobianChain", "index", "must be a slice without a step", repr(window)))
+        for end in (window.start, window.stop):
+            if end is not None and not hasattr(end, "__index__"):
+                raise TypeError(_checks.message("JacobianChain", "index", "must be an integer", repr(end), "0..T"))
         start, stop, _ = window.indices(self.length)
         cut = self.links.window(slice(start, max(start, stop)))
         inside = (self.first_nonfinite >= 0) & (self.first_nonfinite <= stop)
@@ -113,12 +116,18 @@ class JacobianChain:
         return self._through("pull", u, self.shape[0])
 
     def _through(self, verb: str, v: State, n: int) -> tuple[Array, Array]:
-        flat = v if hasattr(v, "ndim") else ravel_pytree(v)[0]
-        flat = _checks.array(f"JacobianChain.{verb}", "v", flat, (1, 2), "(n,) or (n, k)").astype(self.dtype)
+        name = f"JacobianChain.{verb}"
+        if not hasattr(v, "ndim") and self.states is not None:
+            states = self.states[0 if verb == "push" else -1] if isinstance(self.links, Listed) else self.states
+            want, have = jax.tree.structure(states), jax.tree.structure(v)
+            if want != have:
+                raise TypeError(_checks.message(name, "v", "is no array and no state", have, want))
+        flat = v if hasattr(v, "ndim") else ravel_pytree(_steps.checked_state(name, "v", v))[0]
+        flat = _checks.array(name, "v", flat, (1, 2), "(n,) or (n, k)")
         if flat.shape[0] != n:
-            text = _checks.message(f"JacobianChain.{verb}", "v", "does not fit", f"shape {flat.shape}", f"({n}, ...)")
-            raise ValueError(text)
-        V = flat if flat.ndim == 2 else flat[:, None]
+            raise ValueError(_checks.message(name, "v", "does not fit", f"shape {flat.shape}", f"({n}, ...)"))
+        _checks.finite(name, "v", flat)
+        V = (flat if flat.ndim == 2 else flat[:, None]).astype(self.dtype)
 
         def body(carry, J, _):
             V, log = rescale(getattr(J, verb)(carry[0]))
@@ -153,6 +162,9 @@ class JacobianChain:
                 shapes = f"shapes {Js.shape[1:]} and {Js.shape[1:]}"
                 raise ValueError(_checks.message(name, "jacobians", "do not follow at steps 0 and 1", shapes, "(n, n)"))
         else:
+            if not isinstance(Js, Iterable):
+                got, want = type(Js).__name__, "(T, n, n) or a sequence of matrices"
+                raise TypeError(_checks.message(name, "jacobians", "must be an array", got, want))
             Js = [_checks.array(name, f"jacobians[{t}]", J, 2, "(n_t, n_{t-1})") for t, J in enumerate(Js)]
             for t, (old, new) in enumerate(itertools.pairwise(Js)):
                 if old.shape[0] != new.shape[1]:
@@ -162,6 +174,9 @@ class JacobianChain:
             if not Js:
                 text = _checks.message(name, "jacobians", "is an empty list", hint="Give an array of shape (0, n, n).")
                 raise ValueError(text)
+        for shape in [J.shape for J in Js] if isinstance(Js, list) else [Js.shape[1:]]:
+            if 0 in shape:
+                raise ValueError(_checks.message(name, "jacobians", "is empty", f"shape {shape}", "n >= 1"))
         if check:
             _checks.finite(name, "jacobians", Js)
         if isinstance(Js, list):
@@ -186,6 +201,8 @@ class JacobianChain:
         d, W = _checks.array(name, "d", d, 2, "(T, n)"), _checks.array(name, "W", W, 2, "(n, n)")
         if W.shape[0] != W.shape[1]:
             raise ValueError(_checks.message(name, "W", "must be square", f"shape {W.shape}", "(n, n)"))
+        if W.size == 0:
+            raise ValueError(_checks.message(name, "W", "is empty", f"shape {W.shape}", "n >= 1"))
         if d.shape[1] != W.shape[0]:
             raise ValueError(_checks.message(name, "d", "does not fit W", f"shape {d.shape}", f"(T, {W.shape[0]})"))
         if check:
@@ -195,11 +212,12 @@ class JacobianChain:
 
 
 def rescale(V: Array) -> tuple[Array, Array]:
-    """Unit columns and the logs of their norms; a zero column stays zero, with -inf."""
+    """Unit columns and the logs of their norms; a zero column stays zero, with -inf; NaN where a norm is not finite."""
     size = norms(V, axis=0)
-    live = size > 0
+    live = (size > 0) & (size < jnp.inf)
     safe = jnp.where(live, size, 1)
-    return V / safe, jnp.where(live, jnp.log(safe), jnp.where(size == 0, -jnp.inf, jnp.nan))
+    log = jnp.where(live, jnp.log(safe), jnp.where(size == 0, -jnp.inf, jnp.nan))
+    return jnp.where(jnp.isnan(log), jnp.nan, V / safe), log
 
 
 def jacobian_chain(
@@ -243,10 +261,10 @@ def jacobian_chain(
     name = "jacobian_chain"
     _checks.one_of(name, "jacobian", jacobian, ("auto", "analytic", "autodiff"))
     _checks.one_of(name, "store", store, ("auto", True, False))
+    _checks.one_of(name, "check", check, (True, False))
     h0 = _steps.checked_state(name, "h0", h0)
     xs, T = _steps.checked_drivers(name, xs, length)
-    if not callable(step):
-        raise TypeError(_checks.message(name, "step", "must be callable", type(step).__name__, "step(h, x) -> h"))
+    _checks.function(name, "step", step, "step(h, x) -> h")
     if check:
         for argument, tree in (("step", step), ("h0", h0), ("xs", xs)):
             _checks.finite(name, argument, tree)
@@ -256,6 +274,7 @@ def jacobian_chain(
     program = _steps.as_pytree(step, jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), h0), x0)
     if check:
         _checks.finite(name, "step", program)
+        _checks.finite(name, "step.captured", _steps.nested_constants(program))
     analytic = jacobian != "autodiff" and hasattr(step, "jacobian")
     if jacobian == "analytic" and not analytic:
         hint = "Give the step a method jacobian(h, x), or use jacobian='auto'."
@@ -263,11 +282,12 @@ def jacobian_chain(
             _checks.message(name, "jacobian", "is not there", type(step).__name__, "an analytic step", hint)
         )
 
+    given = (_links.given_nonfinite(program, xs),) if check else ()
     states = _steps.run_jitted(program, h0, xs, T)
     links = Along(program, states, xs, T, _steps.size(h0), analytic)
-    if not analytic and keeps_matrices(name, links, store):
-        links = stored(links)
-    return _with_flag(links, warn=check)
+    if not analytic and _links.keeps_matrices(name, links, store):
+        links = _links.stored(links)
+    return _with_flag(links, first_nonfinite(tuple(jax.tree.leaves(states))), *given, warn=check)
 
 
 def layer_chain(layers: Sequence[Callable], x: State, *, jacobian: str = "auto", check: bool = True) -> JacobianChain:
@@ -294,44 +314,30 @@ def layer_chain(layers: Sequence[Callable], x: State, *, jacobian: str = "auto",
     """
     name = "layer_chain"
     _checks.one_of(name, "jacobian", jacobian, ("auto", "analytic", "autodiff"))
-    if not isinstance(layers, Sequence) or not all(callable(layer) for layer in layers):
+    if not isinstance(layers, Sequence):
         raise TypeError(_checks.message(name, "layers", "must be a sequence of callables", type(layers).__name__))
     h = _steps.checked_state(name, "x", x)
     if check:
         _checks.finite(name, "x", h)
+    programs = _steps.checked_layers(name, layers, h, jacobian == "analytic", check)
+    given = (_links.given_nonfinite((), programs),) if check else ()
     states, operators = [h], []
-    for i, layer in enumerate(layers):
-        if check and _steps.is_pytree(layer):
-            _checks.finite(name, f"layers[{i}]", layer)
+    for layer in layers:
         analytic = jacobian != "autodiff" and hasattr(layer, "jacobian")
-        if jacobian == "analytic" and not analytic:
-            got = type(layer).__name__
-            raise ValueError(_checks.message(name, f"layers[{i}]", "has no jacobian(h)", got, "an analytic layer"))
-        operators.append(layer.jacobian(h) if analytic else Matrix(Linearized(_Layer(layer), h, None).dense()))
+        operators.append(layer.jacobian(h) if analytic else Matrix(Linearized(_steps.Layer(layer), h, None).dense()))
         h = layer(h)
         states.append(h)
     widths = tuple(_steps.size(h) for h in states)
-    return _with_flag(of_operators(operators, states, widths), warn=check)
+    return _with_flag(of_operators(operators, states, widths), first_nonfinite(states), *given, warn=check)
 
 
-class _Layer:
-    """A layer as a step that ignores its driver."""
-
-    def __init__(self, layer: Callable):
-        self.layer = layer
-
-    def __call__(self, h: State, x: Driver = None) -> State:
-        del x
-        return self.layer(h)
-
-
-def _with_flag(links: Any, *, warn: bool) -> JacobianChain:
-    """The chain with the index of its first state that is not finite."""
-    bad = first_nonfinite(links.states)
-    if warn and _checks.is_concrete(bad) and bad >= 0:
-        text = f"jacspec: the state is not finite at step {int(bad)}; what depends on it is NaN"
+def _with_flag(links: Any, *bad: Array, warn: bool) -> JacobianChain:
+    """The chain with the index of its first state, driver or parameter that is not finite."""
+    first = _links.earliest(*bad)
+    if warn and _checks.is_concrete(first) and first >= 0:
+        text = f"jacspec: the state is not finite at step {int(first)}; what depends on it is NaN"
         warnings.warn(text, stacklevel=3)
-    return JacobianChain(links, bad)
+    return JacobianChain(links, first)
 
 
 def _with_matrices(links: Any) -> JacobianChain:

@@ -46,9 +46,22 @@ def batched(
         >>> js.batched(js.log_singular_values, cell, jnp.zeros((5, 2)), length=3).shape
         (5, 2)
     """
+    name = "batched"
+    _checks.function(name, "question", question, "chain -> answer")
+    for argument, tree in (("h0", h0), ("xs", xs)):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            where = argument + jax.tree_util.keystr(path)
+            if not hasattr(leaf, "shape"):
+                raise TypeError(_checks.message(name, where, "must be an array", type(leaf).__name__, "(batch, ...)"))
+            if in_axes == 0 and not leaf.shape:
+                raise ValueError(_checks.message(name, where, "has no batch axis", "shape ()", "(batch, ...)"))
+    sizes = {leaf.shape[0] for leaf in jax.tree.leaves((h0, xs))} if in_axes == 0 else set()
+    if len(sizes) > 1:
+        got, hint = f"sizes {sorted(sizes)}", "Use in_axes=(None, 0) to share one initial state."
+        raise ValueError(_checks.message(name, "xs", "and h0 differ in the batch axis", got, "one size", hint))
     if options.get("check", True):
         for argument, tree in (("step", step), ("h0", h0), ("xs", xs)):
-            _checks.finite("batched", argument, tree)
+            _checks.finite(name, argument, tree)
     return jax.vmap(lambda h, x: question(jacobian_chain(step, h, x, **options)), in_axes=in_axes)(h0, xs)
 
 
@@ -65,12 +78,19 @@ def stack(*steps: Step) -> Step:
         A step on tuples of states.
 
     Raises:
+        TypeError: if a step is not callable; on a call, for a state that is not a tuple of one state a step.
         ValueError: if there is no step.
     """
     if not steps:
         raise ValueError(_checks.message("stack", "steps", "is empty", "no step", "one step or more"))
+    for i, step in enumerate(steps):
+        _checks.function("stack", f"steps[{i}]", step, "step(h, x) -> h")
 
     def sweep(states: tuple, x: Driver) -> tuple:
+        if not isinstance(states, tuple) or len(states) != len(steps):
+            got = f"{len(states)} of them" if isinstance(states, tuple) else type(states).__name__
+            want = f"a tuple of {len(steps)} states, one a step"
+            raise TypeError(_checks.message("stack", "states", "does not fit the steps", got, want))
         new = []
         for step, h in zip(steps, states, strict=True):
             new.append(step(h, x))
@@ -92,7 +112,15 @@ def over_time(step: Callable, initial: State | None = None) -> Step:
 
     Returns:
         A step on sequences.
+
+    Raises:
+        TypeError: if `step` is not callable, or `initial` not floating.
+        ValueError: for NaN or Inf in `initial`.
     """
+    _checks.function("over_time", "step", step, "step(h, x, p) -> h")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(initial):
+        _checks.array("over_time", "initial" + jax.tree_util.keystr(path), leaf)
+    _checks.finite("over_time", "initial", initial)
 
     def layer(sequence: State, p: Driver) -> State:
         start = jax.tree.map(lambda s: jnp.zeros_like(s[0]), sequence) if initial is None else initial

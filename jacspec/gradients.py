@@ -84,29 +84,46 @@ def cotangents(name: str, chain: JacobianChain, cotangent: State) -> tuple[Array
     """The cotangent at T, flat, and those at 0..T-1 (stacked or listed), or None for a loss at the end."""
     T, m = chain.length, chain.shape[0]
     expected = f"({m},) at the end, or a leading axis T+1 = {T + 1} for a loss at every step"
-    if isinstance(cotangent, list):
-        if len(cotangent) != T + 1:
-            raise ValueError(_checks.message(name, "cotangent", "does not fit", f"{len(cotangent)} entries", expected))
-        flat = [_flat(name, c, chain.dtype) for c in cotangent]
-        return flat[-1], flat[:-1]
-    leaves = jax.tree.leaves(cotangent)
-    if not leaves or not all(hasattr(leaf, "shape") for leaf in leaves):
+    leaves = jax.tree_util.tree_leaves_with_path(cotangent)
+    if not leaves or not all(hasattr(leaf, "shape") for _, leaf in leaves):
         raise TypeError(_checks.message(name, "cotangent", "must be an array", type(cotangent).__name__, expected))
+    for path, leaf in leaves:
+        _checks.array(name, "cotangent" + jax.tree_util.keystr(path), leaf)
     _checks.finite(name, "cotangent", cotangent)
-    count = sum(leaf.size for leaf in leaves)
-    if count == m:
-        return _flat(name, cotangent, chain.dtype), None
-    if count == m * (T + 1) and all(leaf.ndim and leaf.shape[0] == T + 1 for leaf in leaves):
-        every = jax.vmap(lambda c: _flat(name, c, chain.dtype))(jax.tree.map(jnp.asarray, cotangent))
-        return every[-1], every[:-1]
-    shapes = [leaf.shape for leaf in leaves]
-    raise ValueError(_checks.message(name, "cotangent", "does not fit", f"shapes {shapes}", expected))
+
+    if _fits(cotangent, chain, T):
+        return _flat(cotangent, chain.dtype), None
+    if isinstance(cotangent, list) and len(cotangent) == T + 1:
+        if all(_fits(c, chain, t) for t, c in enumerate(cotangent)):
+            flat = [_flat(c, chain.dtype) for c in cotangent]
+            listed = isinstance(chain.links, Listed)
+            return flat[-1], flat[:-1] if listed else jnp.stack(flat)[:-1]
+    elif not isinstance(chain.links, Listed) and all(leaf.shape[:1] == (T + 1,) for _, leaf in leaves):
+        one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), cotangent)
+        if _fits(one, chain, T):
+            every = jax.vmap(lambda c: _flat(c, chain.dtype))(jax.tree.map(jnp.asarray, cotangent))
+            return every[-1], every[:-1]
+    got = f"shapes {[leaf.shape for _, leaf in leaves]}"
+    raise ValueError(_checks.message(name, "cotangent", "does not fit", got, expected))
 
 
-def _flat(name: str, cotangent: State, dtype) -> Array:
-    for leaf in jax.tree.leaves(cotangent):
-        _checks.array(name, "cotangent", leaf)
-    return ravel_pytree(cotangent)[0].astype(dtype)
+def _fits(cotangent: State, chain: JacobianChain, t: int) -> bool:
+    """Whether a cotangent is flat, or shaped like the state h_t."""
+    widths = chain.links.widths
+    shapes = [leaf.shape for leaf in jax.tree.leaves(cotangent)]
+    if hasattr(cotangent, "shape") and shapes == [(widths[min(t, len(widths) - 1)],)]:
+        return True
+    if chain.states is None:
+        return False
+    listed = isinstance(chain.links, Listed)
+    state = chain.states[t] if listed else chain.states
+    own = [leaf.shape if listed else leaf.shape[1:] for leaf in jax.tree.leaves(state)]
+    return jax.tree.structure(cotangent) == jax.tree.structure(state) and shapes == own
+
+
+def _flat(cotangent: State, dtype) -> Array:
+    """The cotangent as a vector."""
+    return ravel_pytree(jax.tree.map(jnp.asarray, cotangent))[0].astype(dtype)
 
 
 def add_scaled(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:

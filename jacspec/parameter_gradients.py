@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jacspec import _steps
+from jacspec import _checks, _steps
 from jacspec._pytree import pytree
 from jacspec.chain import jacobian_chain, layer_chain, rescale
 from jacspec.gradients import Adjoints, add_scaled, adjoints, adjoints_jitted, cotangents
@@ -77,7 +77,8 @@ def parameter_gradient_by_lag(
         ValueError: as `jacobian_chain` and `adjoints`, or if the step has no floating parameters.
     """
     name = "parameter_gradient_by_lag"
-    program, states, drivers, found = _prepared(name, step, h0, xs, cotangent, options)
+    _checks.one_of(name, "terms", terms, (True, False))
+    program, states, drivers, found = _prepared(name, step, h0, xs, cotangent, options, needs_parameters=True)
     return _lag_terms(program, states, drivers, found, terms)
 
 
@@ -109,16 +110,25 @@ def parameter_gradient_norms(
     """
     name = "parameter_gradient_norms"
     if isinstance(step, Sequence):
-        return _layer_gradients(name, step, h0, cotangent)
+        if xs is not None:
+            raise ValueError(_checks.message(name, "xs", "goes with a step, not with layers", expected="None"))
+        return _layer_gradients(name, step, h0, cotangent, options)
     program, states, drivers, found = _prepared(name, step, h0, xs, cotangent, options)
     return _summed(program, states, drivers, found)
 
 
-def _prepared(name: str, step: Step, h0: State, xs: Driver, cotangent: State, options: dict):
+def _prepared(
+    name: str, step: Step, h0: State, xs: Driver, cotangent: State, options: dict, *, needs_parameters: bool = False
+):
     """The step as a pytree, its trajectory, its drivers, and the adjoints at the states it produced."""
-    chain = jacobian_chain(step, h0, xs, **(options | {"store": False}))
+    _checks.one_of(name, "store", options.get("store", False), ("auto", True, False))
+    options = options | {"store": False}
+    shapes = jax.eval_shape(lambda: jacobian_chain(step, h0, xs, **(options | {"check": False})))
+    last, earlier = cotangents(name, shapes, cotangent)
+    if needs_parameters and not _split(shapes.links.step)[0]:
+        raise ValueError(_checks.message(name, "step", "has no floating parameters", hint="Capture or hold arrays."))
+    chain = jacobian_chain(step, h0, xs, **options)
     links = chain.links
-    last, earlier = cotangents(name, chain, cotangent)
     return links.step, links.states, links.drivers, adjoints_jitted(chain, last, earlier)
 
 
@@ -201,15 +211,21 @@ def _ends(sizes: list[int]):
         yield total
 
 
-def _layer_gradients(name: str, layers: Sequence[Callable], x: State, cotangent: State) -> ParameterGradients:
+def _layer_gradients(
+    name: str, layers: Sequence[Callable], x: State, cotangent: State, options: dict
+) -> ParameterGradients:
+    if not layers:
+        raise ValueError(_checks.message(name, "step", "is an empty list of layers", expected="one layer or more"))
+    shapes = jax.eval_shape(lambda: layer_chain(layers, x, **(options | {"check": False})))
+    cotangents(name, shapes, cotangent)
+    chain = layer_chain(layers, x, **options)
+    found = adjoints(chain, cotangent)
     h = _steps.checked_state(name, "h0", x)
-    inputs = [h]
-    programs = []
+    inputs, programs = [h], []
     for layer in layers:
         programs.append(layer if _steps.is_pytree(layer) else _steps.as_pytree(lambda h, _, f=layer: f(h), h, None))
         h = layer(h)
         inputs.append(h)
-    found = adjoints(layer_chain(layers, x), cotangent)
     directions = found.directions
     each, totals = [], []
     for i, program in enumerate(programs):

@@ -32,8 +32,8 @@ SAFETY = 10.0
 class Spectrum:
     """Log singular values of a product of step Jacobians, and what is known of their accuracy.
 
-    All arrays have shape (n,), or (len(at), n) where horizons were asked for; n is the narrowest width of the chain,
-    or k. Scalars then have shape () or (len(at),).
+    All arrays have shape (n,), or (len(at), n) where horizons were asked for; n is the smaller side of the product, or
+    k. Scalars then have shape () or (len(at),).
 
     Attributes:
         log_singular_values: nats, descending; an exact zero is -inf.
@@ -129,6 +129,11 @@ def _horizons(at: Any, T: int, origin: str) -> tuple[int, ...]:
         return (T if origin == "start" else 0,)
     if not isinstance(at, (list, tuple, range)) and getattr(at, "ndim", 0) != 1:
         raise TypeError(_checks.message("spectrum", "at", "must be a sequence of integers", repr(at), "t in 0..T"))
+    if not _checks.is_concrete(at):
+        hint = "Close over the horizons, or make them static."
+        raise TypeError(_checks.message("spectrum", "at", "is traced", expected="concrete integers", hint=hint))
+    if len(at) == 0:
+        raise ValueError(_checks.message("spectrum", "at", "is empty", expected="at least one horizon t in 0..T"))
     return tuple(_checks.integer("spectrum", "at", t, 0, T) for t in (np.asarray(at) if hasattr(at, "ndim") else at))
 
 
@@ -139,9 +144,7 @@ def _spectrum(chain: JacobianChain, horizons: tuple[int, ...], origin: str, k: i
     result = _values(chain, horizons, origin)
     if verify:
         windows = [chain[:t] if origin == "start" else chain[t:] for t in horizons]
-        bounds = [
-            _bound(window, values, origin) for window, values in zip(windows, result.log_singular_values, strict=True)
-        ]
+        bounds = [_bound(window, result.log_singular_values[i], origin) for i, window in enumerate(windows)]
         error = jnp.maximum(jnp.stack(bounds), result.rounding)
         known = result.resolved & jnp.isfinite(result.log_singular_values)
         exact = result.resolved & (result.log_singular_values == -jnp.inf)
@@ -161,21 +164,36 @@ def _fields(result: Spectrum) -> dict[str, Array]:
 def _values(chain: JacobianChain, horizons: tuple[int, ...], origin: str) -> Spectrum:
     """The spectrum at every horizon, leading axis len(horizons)."""
     records = (_forward if origin == "start" else _backward)(chain, horizons)
-    read = functools.partial(_read, chain, origin)
+    windows = [chain[:t] if origin == "start" else chain[t:] for t in horizons]
+    count = max(min(window.shape) for window in windows)
     times = jnp.asarray(horizons)
     if isinstance(records, list):
-        parts = [read((record, t)) for record, t in zip(records, times, strict=True)]
+        parts = [
+            _read(chain, origin, window.rank_bound, count, (record, t))
+            for window, record, t in zip(windows, records, times, strict=True)
+        ]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
-    batch = max(1, 2**16 // max(1, chain.rank_bound**2))
+    read = functools.partial(_read, chain, origin, chain.rank_bound, count)
+    batch = max(1, 2**16 // chain.rank_bound**2)
     return jax.lax.map(read, (records, times), batch_size=min(batch, len(horizons)))
 
 
-def _read(chain: JacobianChain, origin: str, item: tuple[recursion.Graded, Array]) -> Spectrum:
-    """The singular values of one graded product."""
-    graded, t = item
-    order = jnp.argsort(-jax.lax.stop_gradient(graded.logs.hi))[: chain.rank_bound]
+def _finished(graded: recursion.Graded, rank: int, count: int) -> tuple[Array, Array, Array]:
+    """Log singular values of a graded product, its rounding in the same order, and whether the finish converged.
+
+    The rank is at most `rank`, the narrowest width on the way; the rest of `count` values are exact zeros.
+    """
+    order = jnp.argsort(-jax.lax.stop_gradient(graded.logs.hi))[:rank]
     done = finish(graded.logs[order], graded.U[order])
-    values = done.log_singular_values
+    more = max(0, count - rank)
+    values = jnp.pad(done.log_singular_values, (0, more), constant_values=-jnp.inf)
+    return values, jnp.pad(jnp.sqrt(graded.rounding[order]), (0, more)), done.converged
+
+
+def _read(chain: JacobianChain, origin: str, rank: int, count: int, item: tuple[recursion.Graded, Array]) -> Spectrum:
+    """The spectrum of one graded product."""
+    graded, t = item
+    values, rounding, converged = _finished(graded, rank, count)
     doubtful = jnp.max(jnp.where(graded.doubtful, graded.logs.hi, -jnp.inf), initial=-jnp.inf)
     resolved = (values > doubtful) | (values == -jnp.inf)
 
@@ -189,9 +207,9 @@ def _read(chain: JacobianChain, origin: str, item: tuple[recursion.Graded, Array
         log_singular_values=jnp.where(ok, values, jnp.nan),
         horizons=horizon,
         resolved=resolved & ok,
-        rounding=jnp.where(ok, jnp.sqrt(graded.rounding[order]), jnp.nan),
+        rounding=jnp.where(ok, rounding, jnp.nan),
         error=blank,
-        converged=done.converged & ok,
+        converged=converged & ok,
         first_nonfinite=bad,
     )
 
@@ -208,9 +226,16 @@ def _forward(chain: JacobianChain, horizons: tuple[int, ...], wobble=None) -> An
     @jax.checkpoint
     def step(graded, J, t):
         A = J.push(graded.Q)
-        return recursion.extend(graded, A if wobble is None else wobble(A, t), t)
+        rank = _live_columns(J, A.shape[0], A.dtype)
+        return recursion.extend(graded, A if wobble is None else wobble(A, t), t, rank=rank)
 
     return _walk(chain, horizons, start, step, _record, reverse=False)
+
+
+def _live_columns(J: Any, m: int, dtype: Any) -> Array:
+    """The number of columns of J that are not exactly zero: a zero column meets any vector with an exact zero."""
+    probe = jax.random.uniform(jax.random.key(0), (m, 1), dtype, 0.5, 1.0)
+    return jnp.sum(jax.lax.stop_gradient(J.pull(probe)) != 0)
 
 
 def _backward(chain: JacobianChain, horizons: tuple[int, ...]) -> Any:
@@ -291,8 +316,7 @@ def _conditioning(chain: JacobianChain) -> Array:
 
             records = _forward(chain, (chain.length,), wobble)
             record = records[0] if isinstance(records, list) else jax.tree.map(lambda leaf: leaf[0], records)
-            order = jnp.argsort(-jax.lax.stop_gradient(record.logs.hi))[: chain.rank_bound]
-            return finish(record.logs[order], record.U[order]).log_singular_values
+            return _finished(record, chain.rank_bound, min(chain.shape))[0]
 
         zero = jnp.zeros((), chain.dtype)
         return jax.jvp(values, (zero,), (zero + 1,))[1]
@@ -305,6 +329,7 @@ def _leading(chain: JacobianChain, t: int, origin: str, k: int) -> Spectrum:
     """The leading k values of the product up to (or from) one horizon."""
     window = chain[:t] if origin == "start" else chain[t:]
     graded, converged = leading_values(window, k)
-    part = _read(window, "start", (graded, jnp.asarray(window.length)))
+    rank = min(window.rank_bound, graded.U.shape[0])
+    part = _read(window, "start", rank, rank, (graded, jnp.asarray(window.length)))
     fields = jax.tree.map(lambda leaf: leaf[:k] if leaf.ndim else leaf, _fields(part))
     return Spectrum(**(fields | {"converged": part.converged & converged}))

@@ -5,6 +5,7 @@ smaller than one rounding of the row it belongs to. The pair keeps a sum over 10
 float32: the error of each addition goes into ``lo`` (Knuth's two-sum).
 """
 
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -53,17 +54,24 @@ def normalize_rows(N: Array, logs: Logs) -> tuple[Array, Logs]:
 def scale_columns(R: Array, logs: Logs) -> tuple[Array, Logs]:
     """R diag(e^l) = diag(e^l') N with unit rows of N.
 
-    R has shape (m, n) with m <= n, `logs` n entries, the result m. Row i is measured against l_i, so that the
-    difference of two logs is taken before anything is rounded to their size. A zero row becomes an exact -inf.
+    R has shape (m, n), `logs` n entries, the result m. Each row is measured against the log of the first column it
+    meets, so that the difference of two logs is taken before anything is rounded to their size. Columns come sorted by
+    what they contribute: later ones may underflow beside it, which is smaller than a rounding of the row. A zero row
+    becomes an exact -inf.
     """
-    own = logs[: R.shape[0]]
-    columns, rows = jnp.isfinite(logs.hi), jnp.isfinite(own.hi)
-    live = (R != 0) & columns & rows[:, None]
-    hi, own_hi = jnp.where(columns, logs.hi, 0), jnp.where(rows, own.hi, 0)
-    ratio = (hi - own_hi[:, None]) + (logs.lo - own.lo[:, None])
-    size = jnp.where(live, jnp.log(jnp.where(live, jnp.abs(R), 1)) + ratio, -jnp.inf)
-    top = lax.stop_gradient(jnp.max(size, axis=1))
-    nonzero = jnp.isfinite(top)
-    top = jnp.where(nonzero, top, 0)
-    N = jnp.where(live, jnp.sign(R) * jnp.exp(jnp.where(live, size - top[:, None], 0)), 0)
-    return normalize_rows(N, add(own, top, nonzero))
+    columns = jnp.isfinite(logs.hi)
+    live = columns & (R != 0)
+    first = jnp.argmax(live, axis=1)
+    hi = jnp.where(columns, logs.hi, 0)
+    own = Logs(hi[first], logs.lo[first])
+    ratio = (hi - own.hi[:, None]) + (logs.lo - own.lo[:, None])
+    N = jnp.where(live, R * jnp.exp(jnp.minimum(ratio, _most(R.dtype))), 0)
+    top = lax.stop_gradient(jnp.max(jnp.abs(N), axis=1))
+    nonzero = top > 0
+    top = jnp.where(nonzero, top, 1)
+    return normalize_rows(N / top[:, None], add(own, jnp.log(top), nonzero))
+
+
+def _most(dtype) -> float:
+    """The largest exponent that does not overflow."""
+    return math.log(float(jnp.finfo(dtype).max)) - 1

@@ -3,19 +3,20 @@
 Q is square and orthogonal, l a pair of logs, U has unit rows and stays well conditioned. One step:
 
     A = J Q                                the caller's push
-    A Pi = Q' R                            columns sorted by l_j + log||A_j||, rows by ||J_i||, both descending
+    A Pi = Q' R                            columns sorted by l_j + log ||A_j||, rows by max abs A_i, descending
     R diag(e^l) = diag(e^l') N             in logs, unit rows
     U' = N U
 
 The column sort lets the largest direction lead, the row sort keeps rows of very different size from wetting each
 other (a dead row leaves an exactly zero row of R). An entry of R at the level of its own rounding,
-v_i = eps sum_j abs(Q_ji) ||J_j||, is noise; a row that is noise through and through has a singular value below what
+v_i = eps sqrt(n) sum_j abs(Q_ji) max abs A_j, is noise; a row that is noise through and through has a singular value below what
 the precision can see: it is kept at that level, an upper bound, and marked doubtful.
 
 Origin: G. W. Stewart, On graded QR decompositions of products of matrices, ETNA 3 (1995) 39; the same
 representation is the UDT of determinant quantum Monte Carlo (C. Bauer, arXiv:2003.05286).
 """
 
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ from jacspec._product import logs as lg
 from jacspec._product.orthogonal import qr
 from jacspec.operators import matmul, norms
 
-NOISE = 4.0
+NOISE = 2.0
 """Entries of R below NOISE times their rounding are taken as noise."""
 
 RANGE = 256.0
@@ -58,19 +59,27 @@ def identity(n: int, dtype) -> Graded:
     return Graded(eye, lg.zeros(n, dtype), eye, jnp.zeros(n, dtype), jnp.zeros(n, bool), jnp.asarray(-1))
 
 
-def extend(state: Graded, A: Array, step: Array | int = 0, *, thin: bool = False) -> Graded:
-    """J P from P, given A = J Q of shape (m', m); `step` is the number of J, recorded if A is not finite.
+def extend(
+    state: Graded, A: Array, step: Array | int = 0, *, rank: Array | int | None = None, thin: bool = False
+) -> Graded:
+    """J P from P, given A = J Q.
 
-    With `thin`, Q keeps its number of columns where the step widens the network.
+    Args:
+        state: P.
+        A: (m', m).
+        step: the number of J, recorded if A is not finite.
+        rank: a bound on the rank of J from its exactly zero columns; rows of noise beyond it are exact zeros. (Zero
+            rows need no help.)
+        thin: keep the number of columns of Q where the step widens the network.
     """
     if not thin:
         state, A = _square(state, A)
-    finite = jnp.all(jnp.isfinite(A))
+    size = lax.stop_gradient(jnp.abs(A))
+    rows, columns = jnp.max(size, axis=1), norms(size, axis=0)
+    finite = jnp.all(jnp.isfinite(rows))
     bad = jnp.where((state.bad < 0) & ~finite, step, state.bad)
-    A = jnp.where(finite, A, 0)
+    A, rows, columns = (jnp.where(finite, part, 0) for part in (A, rows, columns))
 
-    rows = lax.stop_gradient(norms(A))
-    columns = lax.stop_gradient(norms(A, axis=0))
     weight = jnp.where(columns > 0, state.logs.hi + jnp.log(jnp.where(columns > 0, columns, 1)), -jnp.inf)
     order = jnp.argsort(-lax.stop_gradient(weight))
     logs, U, rounding, doubtful = (state.logs[order], state.U[order], state.rounding[order], state.doubtful[order])
@@ -81,6 +90,11 @@ def extend(state: Graded, A: Array, step: Array | int = 0, *, thin: bool = False
     Q = Q[jnp.argsort(descending)]
 
     R, doubted, noise = _without_noise(Q, R, rows)
+    if rank is not None:
+        live = jnp.any(R != 0, axis=1)
+        excess = jnp.sum(live) - rank
+        dead = doubted & (jnp.cumsum(doubted[::-1])[::-1] <= excess)
+        R, doubted = jnp.where(dead[:, None], 0, R), doubted & ~dead
     m = R.shape[0]
     N, logs = lg.scale_columns(R, logs)
     U, logs = lg.normalize_rows(matmul(N, U), logs)
@@ -107,7 +121,8 @@ def _without_noise(Q: Array, R: Array, rows: Array) -> tuple[Array, Array, Array
     """R with its noise set to zero, which rows were nothing but noise, and the noise level of each row."""
     info = jnp.finfo(R.dtype)
     floor = RANGE * float(info.tiny) / float(info.eps)
-    noise = lax.stop_gradient(info.eps * matmul(jnp.abs(Q).T, rows) + jnp.asarray(floor, R.dtype))
+    rounding = float(info.eps) * math.sqrt(R.shape[1])
+    noise = lax.stop_gradient(rounding * matmul(jnp.abs(Q).T, rows) + jnp.asarray(floor, R.dtype))
     level = NOISE * noise[:, None]
     clean = jnp.where(jnp.abs(R) <= level, 0, R)
     doubted = jnp.any(R != 0, axis=1) & ~jnp.any(clean != 0, axis=1)

@@ -1,0 +1,109 @@
+"""Every experiment runs at a tiny size and its figure draws from what came out, with its claims."""
+
+import ast
+import importlib
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jacspec import plotting
+
+ROOT = Path(__file__).resolve().parent.parent
+NAMES = ("closed_forms", "gradient_decay", "lyapunov_tanh_rnn")
+TINY = {
+    "closed_forms": {
+        "sigmoid_draws": 20, "tanh_curve": [0.5, 2.2], "critical_steps": 1000, "transient_size": 6, "transient_steps": 60,
+    },
+    "gradient_decay": {
+        "cells": ["tanh", "LSTM 0", "LSTM 3"], "units": 4, "batch": 4, "row_updates": 2, "pixel_updates": 2, "examples": 3,
+        "spectrum_examples": 2, "pixel_lags": [1, 32, 64],
+    },
+    "lyapunov_tanh_rnn": {
+        "size": 12, "steps": 40, "large_size": 16, "large_steps": 40, "large_seeds": 2, "burn_in": 20, "transient": 10,
+        "curve_gains": [0.8, 2.0], "curve_steps": 30, "curve_seeds": 2, "theory_points": 20, "theory_gains": 4,
+    },
+}  # fmt: skip
+# what must hold whatever the size
+EXACT = {
+    "closed_forms": (
+        "1.01^365",
+        "0.25^20",
+        "largest excess",
+        "exponents",
+        "time constants",
+        "gate table",
+        "h*",
+        "shears",
+    ),
+    "gradient_decay": ("largest excess", "farthest outside", "jax.grad"),
+    "lyapunov_tanh_rnn": ("quadrature",),
+}
+MAY_BE_ZERO = {
+    "gradient_decay": ("_norms", "_terms", "_smallest", "_largest"),
+    "lyapunov_tanh_rnn": (),
+    "closed_forms": (),
+}
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def drawn(request):
+    name = request.param
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)  # the time goes into compiling
+    try:
+        experiment = importlib.import_module(f"experiments.{name}")
+        assert experiment.CONFIG.keys() >= TINY[name].keys()
+        config, calls = experiment.CONFIG | TINY[name], []
+        data = experiment.run(dict(config), lambda *call: calls.append(call))
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
+    figure = importlib.import_module(f"figures.{name}")
+    with plotting.style():
+        fig, claims = figure.draw(data, config)
+    return name, data, calls, fig, claims, figure.CAPTION
+
+
+def test_arrays_are_finite_but_for_the_zeros_that_may_be(drawn):
+    name, data, *_ = drawn
+    assert data
+    for key, array in data.items():
+        assert not np.isposinf(array.astype(float)).any(), key
+        if key.endswith("_bound"):
+            continue  # NaN says that a gated cell has no such bound
+        assert not np.isnan(array.astype(float)).any(), key
+        if not key.endswith(MAY_BE_ZERO[name]):
+            assert np.isfinite(array.astype(float)).all(), key
+
+
+def test_progress_counts_up_to_its_total(drawn):
+    calls = drawn[2]
+    done = [d for _, d, _ in calls]
+    assert done == sorted(done)
+    assert calls[-1][1] == calls[-1][2]
+
+
+def test_claims_are_few_named_and_the_exact_ones_hold(drawn):
+    name, _, _, _, claims, _ = drawn
+    assert 1 <= len(claims) <= 10
+    assert {claim.figure for claim in claims} == {name}
+    for words in EXACT[name]:
+        (claim,) = (claim for claim in claims if words in claim.claim)
+        assert claim.holds, claim
+
+
+def test_figure_is_written_with_labeled_axes(drawn, tmp_path):
+    name, _, _, fig, _, caption = drawn
+    for path in plotting.save_figure(fig, name, tmp_path):
+        assert path.stat().st_size > 10_000
+    assert all(ax.get_xlabel() and ax.get_ylabel() for ax in fig.axes)
+    assert len(caption.split()) > 50
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_figure_imports_neither_experiments_nor_jax(name):
+    tree = ast.parse((ROOT / "figures" / f"{name}.py").read_text())
+    imported = {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
+    imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert not {name for name in imported if name.split(".")[0] in ("experiments", "jax", "jaxlib", "flax", "optax")}
