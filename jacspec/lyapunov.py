@@ -18,9 +18,10 @@ from jacspec._links import Listed
 from jacspec._product.orthogonal import qr
 from jacspec._pytree import pytree
 from jacspec.chain import JacobianChain
+from jacspec.operators import matmul, norms
 
 NOISE = 4.0
-"""A diagonal entry of R below NOISE eps ||A|| is noise: the exponent is then an upper bound."""
+"""A diagonal entry R_ii below NOISE eps sum_j abs(Q_ji) ||A_j||, its own rounding, is noise."""
 
 RESOLVED = 0.8
 """Share of log(1/eps) that two directions may drift apart between two QR before the lower one drowns."""
@@ -37,7 +38,7 @@ class LyapunovSpectrum:
         standard_error: (k,), nats per step, from the autocovariance of the history (Geyer's initial monotone
             sequence); NaN for fewer than four blocks.
         resolved: (k,), False below the precision floor, (lambda_1 - lambda_i) qr_every >= 0.8 log(1/eps), or where
-            an entry of R was noise; the exponent is then an upper bound.
+            an entry of R was noise.
         converged: False if the chain is not finite.
         first_nonfinite: index of the first state or step Jacobian with a NaN or Inf, -1 if none; values are then NaN.
     """
@@ -123,17 +124,18 @@ def _exponents(chain: JacobianChain, k: int, qr_every: int, transient: int) -> L
     def orthogonalize(carry, V):
         alive, doubtful = carry
         # rows in descending order keep rows of very different size apart, and the determinant to the last digit
-        order = jnp.argsort(-lax.stop_gradient(jnp.sum(V * V, axis=1)))
         V = jnp.where(alive, V, 0)
+        size = lax.stop_gradient(norms(V))
+        order = jnp.argsort(-size)
         Q, R = qr(V[order])
         Q = Q[jnp.argsort(order)]
         diagonal = jnp.abs(jnp.diagonal(R))
         # a nonzero row for every direction that survives: the rest are dead by structure, whatever QR makes of them
         rows = jnp.sum(jnp.any(V != 0, axis=1))
         alive = alive & (jnp.cumsum(alive) <= rows) & (diagonal > 0)
-        floor = lax.stop_gradient(NOISE * jnp.finfo(dtype).eps * jnp.sqrt(jnp.sum(V * V)))
-        growth = jnp.where(alive, jnp.log(jnp.where(alive, jnp.maximum(diagonal, floor), 1)), -jnp.inf)
-        return Q, (alive, doubtful | (alive & (diagonal <= floor))), growth
+        noise = NOISE * jnp.finfo(dtype).eps * matmul(jnp.abs(lax.stop_gradient(Q)).T, size)
+        growth = jnp.where(alive, jnp.log(jnp.where(alive, diagonal, 1)), -jnp.inf)
+        return Q, (alive, doubtful | (alive & (diagonal <= noise))), growth
 
     @jax.checkpoint
     def step(carry, J, t):

@@ -5,6 +5,7 @@ exponents, which are QR growth rates and agree with them only as T -> infinity (
 """
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -18,11 +19,15 @@ from jacspec._links import Listed
 from jacspec._product import recursion
 from jacspec._product.finish import finish
 from jacspec._pytree import pytree
+from jacspec._walks import backward, forward
 from jacspec.chain import JacobianChain
-from jacspec.operators import norms, row_norms
+from jacspec.operators import norms
 
 PROBES = 4
 """Random directions of the conditioning estimate."""
+
+WITNESS = 14.0
+"""Nats by which a random vector may fall short of sigma_max / sqrt(n): it does so by chance once in a million."""
 
 SAFETY = 10.0
 """Factor on the conditioning estimate: four probes fall short by more with a probability below 3e-4."""
@@ -38,7 +43,8 @@ class Spectrum:
     Attributes:
         log_singular_values: nats, descending; an exact zero is -inf.
         horizons: number of factors in each product.
-        resolved: False where the precision cannot see the value, which is then an upper bound.
+        resolved: False where the precision cannot see the value, which is then an upper bound; False throughout where
+            a vector pushed through the chain contradicts the largest value.
         rounding: local estimate of the rounding, nats; blind to ill-conditioned data.
         error: bound on the error in nats where ``verify=True`` paid for it, else NaN. The largest of: the conditioning
             of the value with respect to one rounding of every row of every factor, the disagreement with the
@@ -163,7 +169,7 @@ def _fields(result: Spectrum) -> dict[str, Array]:
 
 def _values(chain: JacobianChain, horizons: tuple[int, ...], origin: str) -> Spectrum:
     """The spectrum at every horizon, leading axis len(horizons)."""
-    records = (_forward if origin == "start" else _backward)(chain, horizons)
+    records = (forward if origin == "start" else backward)(chain, horizons)
     windows = [chain[:t] if origin == "start" else chain[t:] for t in horizons]
     count = max(min(window.shape) for window in windows)
     times = jnp.asarray(horizons)
@@ -190,12 +196,16 @@ def _finished(graded: recursion.Graded, rank: int, count: int) -> tuple[Array, A
     return values, jnp.pad(jnp.sqrt(graded.rounding[order]), (0, more)), done.converged
 
 
-def _read(chain: JacobianChain, origin: str, rank: int, count: int, item: tuple[recursion.Graded, Array]) -> Spectrum:
+def _read(
+    chain: JacobianChain, origin: str, rank: int, count: int, item: tuple[tuple[recursion.Graded, Array], Array]
+) -> Spectrum:
     """The spectrum of one graded product."""
-    graded, t = item
+    (graded, witness), t = item
     values, rounding, converged = _finished(graded, rank, count)
     doubtful = jnp.max(jnp.where(graded.doubtful, graded.logs.hi, -jnp.inf), initial=-jnp.inf)
     resolved = (values > doubtful) | (values == -jnp.inf)
+    lost = values[0] - witness > 0.5 * math.log(count) + WITNESS  # the recursion grew on rounding alone
+    resolved &= ~(lost | (witness > values[0] + 1))
 
     horizon = t if origin == "start" else chain.length - t
     state_bad = chain.first_nonfinite
@@ -212,82 +222,6 @@ def _read(chain: JacobianChain, origin: str, rank: int, count: int, item: tuple[
         converged=converged & ok,
         first_nonfinite=bad,
     )
-
-
-def _record(graded: recursion.Graded) -> recursion.Graded:
-    """What the finish needs of a graded product: all but Q."""
-    return graded._replace(Q=jnp.zeros((), graded.U.dtype))
-
-
-def _forward(chain: JacobianChain, horizons: tuple[int, ...], wobble=None) -> Any:
-    """J_t ... J_1 at each horizon: graded products stacked along a leading axis, or a list where widths change."""
-    start = recursion.identity(chain.shape[1], chain.dtype)
-
-    @jax.checkpoint
-    def step(graded, J, t):
-        A = J.push(graded.Q)
-        rank = _live_columns(J, A.shape[0], A.dtype)
-        return recursion.extend(graded, A if wobble is None else wobble(A, t), t, rank=rank)
-
-    return _walk(chain, horizons, start, step, _record, reverse=False)
-
-
-def _live_columns(J: Any, m: int, dtype: Any) -> Array:
-    """The number of columns of J that are not exactly zero: a zero column meets any vector with an exact zero."""
-    probe = jax.random.uniform(jax.random.key(0), (m, 1), dtype, 0.5, 1.0)
-    return jnp.sum(jax.lax.stop_gradient(J.pull(probe)) != 0)
-
-
-def _backward(chain: JacobianChain, horizons: tuple[int, ...]) -> Any:
-    """(J_T ... J_{t+1})^T at each horizon, regrouped so that strong scales stand on the left.
-
-    With J_t = D_t M_t, D_t the norms of the rows, the transposed product is M_1^T D_1 ... M_T^T D_T. Each step of the
-    recursion takes D_t (M_{t+1}^T Q), and a horizon ends with M_{t+1}^T.
-    """
-    m, dtype = chain.shape[0], chain.dtype
-    start = (recursion.identity(m, dtype), jnp.eye(m, dtype=dtype))
-
-    @jax.checkpoint
-    def step(carry, J, t):
-        graded, B = carry
-        scale = jax.lax.stop_gradient(row_norms(J).astype(dtype))
-        graded = recursion.extend(graded, scale[:, None] * B, t)
-        live = scale > 0
-        return graded, J.pull(jnp.where(live[:, None], graded.Q / jnp.where(live, scale, 1)[:, None], 0))
-
-    def record(carry):
-        graded, B = carry
-        return _record(recursion.extend(graded, B))
-
-    return _walk(chain, horizons, start, step, record, reverse=True)
-
-
-def _walk(chain: JacobianChain, horizons: tuple[int, ...], start: Any, step: Any, record: Any, *, reverse: bool) -> Any:
-    """Fold `step` over the chain and record the carry at each horizon."""
-    T = chain.length
-    times = jnp.arange(1, T + 1)
-    if isinstance(chain.links, Listed):
-        _, after = chain.fold(lambda c, J, t: (step(c, J, t),) * 2, start, reverse=reverse, xs=times)
-        carries = [*after, start] if reverse else [start, *after]
-        return [record(carries[t]) for t in horizons]
-    if horizons == ((0,) if reverse else (T,)):
-        carry, _ = chain.fold(lambda c, J, t: (step(c, J, t), None), start, reverse=reverse, xs=times)
-        return jax.tree.map(lambda leaf: leaf[None], record(carry))
-
-    distinct = sorted(set(horizons))
-    slot_of = {t: i for i, t in enumerate(distinct)}
-    reached = range(T) if reverse else range(1, T + 1)
-    slots = jnp.asarray([slot_of.get(t, len(distinct)) for t in reached], int).reshape(T)
-    kept = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(distinct), *leaf.shape)), start)
-
-    def body(carry, J, x):
-        state, kept = carry
-        state = step(state, J, x[0])
-        return (state, jax.tree.map(lambda all_, one: all_.at[x[1]].set(one, mode="drop"), kept, state)), None
-
-    (_, kept), _ = chain.fold(body, (start, kept), reverse=reverse, xs=(times, slots))
-    chosen = jnp.asarray([slot_of[t] for t in horizons])
-    return jax.lax.map(record, jax.tree.map(lambda leaf: leaf[chosen], kept))
 
 
 def _bound(chain: JacobianChain, values: Array, origin: str) -> Array:
@@ -314,8 +248,8 @@ def _conditioning(chain: JacobianChain) -> Array:
                 noise = jax.random.normal(jax.random.fold_in(key, t), A.shape, A.dtype)
                 return A + s * jax.lax.stop_gradient(norms(A))[:, None] * noise
 
-            records = _forward(chain, (chain.length,), wobble)
-            record = records[0] if isinstance(records, list) else jax.tree.map(lambda leaf: leaf[0], records)
+            records = forward(chain, (chain.length,), wobble)
+            record, _ = records[0] if isinstance(records, list) else jax.tree.map(lambda leaf: leaf[0], records)
             return _finished(record, chain.rank_bound, min(chain.shape))[0]
 
         zero = jnp.zeros((), chain.dtype)
@@ -330,6 +264,9 @@ def _leading(chain: JacobianChain, t: int, origin: str, k: int) -> Spectrum:
     window = chain[:t] if origin == "start" else chain[t:]
     graded, converged = leading_values(window, k)
     rank = min(window.rank_bound, graded.U.shape[0])
-    part = _read(window, "start", rank, rank, (graded, jnp.asarray(window.length)))
+    part = _read(window, "start", rank, rank, ((graded, graded.logs.hi[0]), jnp.asarray(window.length)))
     fields = jax.tree.map(lambda leaf: leaf[:k] if leaf.ndim else leaf, _fields(part))
-    return Spectrum(**(fields | {"converged": part.converged & converged}))
+    # a NaN spoils the search itself: where the chain knows its first one, that is the index to tell
+    own = jnp.where(part.first_nonfinite < 0, -1, part.first_nonfinite + (0 if origin == "start" else t))
+    first = jnp.where((own >= 0) & (chain.first_nonfinite >= 0), chain.first_nonfinite, own)
+    return Spectrum(**(fields | {"converged": part.converged & converged, "first_nonfinite": first}))

@@ -3,20 +3,19 @@
 Q is square and orthogonal, l a pair of logs, U has unit rows and stays well conditioned. One step:
 
     A = J Q                                the caller's push
-    A Pi = Q' R                            columns sorted by l_j + log ||A_j||, rows by max abs A_i, descending
+    A Pi = Q' R                            columns sorted by l_j + log ||A_j||, rows by ||A_i||, descending
     R diag(e^l) = diag(e^l') N             in logs, unit rows
     U' = N U
 
 The column sort lets the largest direction lead, the row sort keeps rows of very different size from wetting each
 other (a dead row leaves an exactly zero row of R). An entry of R at the level of its own rounding,
-v_i = eps sqrt(n) sum_j abs(Q_ji) max abs A_j, is noise; a row that is noise through and through has a singular value below what
+v_i = eps sum_j abs(Q_ji) ||A_j||, is noise; a row that is noise through and through has a singular value below what
 the precision can see: it is kept at that level, an upper bound, and marked doubtful.
 
 Origin: G. W. Stewart, On graded QR decompositions of products of matrices, ETNA 3 (1995) 39; the same
 representation is the UDT of determinant quantum Monte Carlo (C. Bauer, arXiv:2003.05286).
 """
 
-import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -26,7 +25,7 @@ from jacspec._product import logs as lg
 from jacspec._product.orthogonal import qr
 from jacspec.operators import matmul, norms
 
-NOISE = 2.0
+NOISE = 4.0
 """Entries of R below NOISE times their rounding are taken as noise."""
 
 RANGE = 256.0
@@ -75,7 +74,7 @@ def extend(
     if not thin:
         state, A = _square(state, A)
     size = lax.stop_gradient(jnp.abs(A))
-    rows, columns = jnp.max(size, axis=1), norms(size, axis=0)
+    rows, columns = norms(size), norms(size, axis=0)
     finite = jnp.all(jnp.isfinite(rows))
     bad = jnp.where((state.bad < 0) & ~finite, step, state.bad)
     A, rows, columns = (jnp.where(finite, part, 0) for part in (A, rows, columns))
@@ -121,8 +120,7 @@ def _without_noise(Q: Array, R: Array, rows: Array) -> tuple[Array, Array, Array
     """R with its noise set to zero, which rows were nothing but noise, and the noise level of each row."""
     info = jnp.finfo(R.dtype)
     floor = RANGE * float(info.tiny) / float(info.eps)
-    rounding = float(info.eps) * math.sqrt(R.shape[1])
-    noise = lax.stop_gradient(rounding * matmul(jnp.abs(Q).T, rows) + jnp.asarray(floor, R.dtype))
+    noise = lax.stop_gradient(info.eps * matmul(jnp.abs(Q).T, rows) + jnp.asarray(floor, R.dtype))
     level = NOISE * noise[:, None]
     clean = jnp.where(jnp.abs(R) <= level, 0, R)
     doubted = jnp.any(R != 0, axis=1) & ~jnp.any(clean != 0, axis=1)
