@@ -2,7 +2,7 @@
 
 Every figure is a ratio to a matmul chain timed right before in the same process, and the median of several: a shared
 machine changes its speed by the second. The step of that chain, P <- J P / max abs(J P), is the floor of any method
-that touches the product: 2 n^3 flops. Set OPENBLAS_NUM_THREADS=1: LAPACK's threads and XLA's fight for the same cores.
+that touches the product: 2 n^3 flops. LAPACK gets one thread: its threads and XLA's fight for the same cores.
 
     python -m benchmarks.core [--float32] [--batch B] [n ...]
 """
@@ -11,6 +11,8 @@ import argparse
 import os
 import platform
 import time
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
 import jax.numpy as jnp

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 
 def message(function: str, argument: str, problem: str, got: Any = None, expected: str = "", hint: str = "") -> str:
@@ -55,7 +56,7 @@ def function(name: str, argument: str, value: Any, form: str) -> None:
 
 def is_concrete(value: Any) -> bool:
     """Whether the values of an array can be looked at (not a tracer)."""
-    return not isinstance(value, jax.core.Tracer)
+    return not isinstance(value, Tracer)
 
 
 def array(function: str, argument: str, value: Any, ndim: int | tuple[int, ...] | None = None, shape: str = ""):

@@ -24,6 +24,11 @@ STORED_BYTES = 2**28
 class _Scanned:
     """Steps of equal shape: one compiled body serves them all."""
 
+    length: int
+    widths: tuple[int, ...]
+    parts: Callable[[], Any]
+    operator: Callable[[Any], StepJacobian]
+
     def fold(self, f: Callable, carry: Any, *, reverse: bool, xs: Any) -> tuple[Any, Any]:
         def body(carry, item):
             part, x = item

@@ -94,7 +94,7 @@ def stack(*steps: Step) -> Step:
         new = []
         for step, h in zip(steps, states, strict=True):
             new.append(step(h, x))
-            x = step.output(new[-1]) if hasattr(step, "output") else new[-1]
+            x = getattr(step, "output", lambda state: state)(new[-1])
         return tuple(new)
 
     return sweep

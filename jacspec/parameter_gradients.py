@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jacspec import _checks, _steps
+from jacspec._links import Along
 from jacspec._pytree import pytree
 from jacspec.chain import jacobian_chain, layer_chain, rescale
 from jacspec.gradients import Adjoints, add_scaled, adjoints, adjoints_jitted, cotangents
@@ -123,12 +124,14 @@ def _prepared(
     """The step as a pytree, its trajectory, its drivers, and the adjoints at the states it produced."""
     _checks.one_of(name, "store", options.get("store", False), ("auto", True, False))
     options = options | {"store": False}
-    shapes = jax.eval_shape(lambda: jacobian_chain(step, h0, xs, **(options | {"check": False})))
+    unchecked: dict[str, Any] = options | {"check": False}
+    shapes = jax.eval_shape(lambda: jacobian_chain(step, h0, xs, **unchecked))
     last, earlier = cotangents(name, shapes, cotangent)
     if needs_parameters and not _split(shapes.links.step)[0]:
         raise ValueError(_checks.message(name, "step", "has no floating parameters", hint="Capture or hold arrays."))
     chain = jacobian_chain(step, h0, xs, **options)
     links = chain.links
+    assert isinstance(links, Along)  # what store=False makes
     return links.step, links.states, links.drivers, adjoints_jitted(chain, last, earlier)
 
 
@@ -216,7 +219,8 @@ def _layer_gradients(
 ) -> ParameterGradients:
     if not layers:
         raise ValueError(_checks.message(name, "step", "is an empty list of layers", expected="one layer or more"))
-    shapes = jax.eval_shape(lambda: layer_chain(layers, x, **(options | {"check": False})))
+    unchecked: dict[str, Any] = options | {"check": False}
+    shapes = jax.eval_shape(lambda: layer_chain(layers, x, **unchecked))
     cotangents(name, shapes, cotangent)
     chain = layer_chain(layers, x, **options)
     found = adjoints(chain, cotangent)

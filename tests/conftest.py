@@ -1,5 +1,9 @@
 """Every test runs in float64 unless it says otherwise, draws without a display, and draws the same examples each time."""
 
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # LAPACK's threads and XLA's fight for the same cores
+
 import hypothesis
 import jax
 import matplotlib as mpl

@@ -108,7 +108,7 @@ def _square(state: Graded, A: Array) -> tuple[Graded, Array]:
     if extra <= 0:
         return state, A
 
-    def pad(a, value=0):
+    def pad(a, value: float = 0):
         return jnp.pad(a, [(0, extra)] + [(0, 0)] * (a.ndim - 1), constant_values=value)
 
     logs = lg.Logs(pad(state.logs.hi, -jnp.inf), pad(state.logs.lo))

@@ -90,7 +90,8 @@ def pair(cell: str, carry: Any, n: int, names: tuple[str, str]) -> tuple[Array, 
     """
     order = f"({', '.join(names)})"
     if not isinstance(carry, tuple) or len(carry) != 2:
-        got = f"an array of shape {carry.shape}" if hasattr(carry, "shape") else type(carry).__name__
+        shape = getattr(carry, "shape", None)
+        got = type(carry).__name__ if shape is None else f"an array of shape {shape}"
         hint = f"Pass the tuple {order}, {names[0]} first, each of shape ({n},)."
         problem = f"must be the pair {order}"
         raise TypeError(_checks.message(f"cells.{cell}", "carry", problem, got, "a tuple of two", hint))
@@ -121,7 +122,7 @@ def times(W: Array, v: Array) -> Array:
 
 def inputs(W: Array, U: Array | None, b: Array | None, x: Array | None) -> Array:
     """U x + b, where both may be missing; for all gates at once."""
-    a = jnp.zeros(W.shape[:-1], W.dtype) if U is None else times(U, x)
+    a = jnp.zeros(W.shape[:-1], W.dtype) if U is None or x is None else times(U, x)
     return a if b is None else a + b
 
 

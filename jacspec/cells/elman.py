@@ -59,7 +59,7 @@ class Elman:
         _parameters.vector("Elman", "h", h, self.W.shape[-1], what="the state")
         _parameters.driver("Elman", self.U, x)
         a = matmul(self.W, h)
-        if x is not None:
+        if self.U is not None and x is not None:
             a = a + matmul(self.U, x)
         return a if self.b is None else a + self.b
 

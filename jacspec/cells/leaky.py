@@ -80,4 +80,4 @@ class LeakyElman:
         """diag(1 - alpha) + diag(alpha f'(a)) W; its factors are ``kept``, ``slope`` and ``slope weight``."""
         slope = self.f.derivative(self.preactivation(h, x))
         kept = jnp.broadcast_to(1 - self.rate, slope.shape)
-        return GatedSum(kept, _gates.product(self.rate, slope)[None], self.W[None], ("kept", "slope"))
+        return GatedSum(kept, _gates.product(jnp.asarray(self.rate), slope)[None], self.W[None], ("kept", "slope"))

@@ -88,7 +88,7 @@ class LRU:
     def __post_init__(self):
         """Check shapes."""
         nu = _parameters.shaped("LRU", "nu", self.nu, (None,), "(n,)", required=True)
-        n = nu.shape[0]
+        n = self.nu.shape[0]
         theta = _parameters.shaped("LRU", "theta", self.theta, (n,), "(n,) with n as in nu", required=True)
         B = _parameters.shaped("LRU", "B", self.B, (2, n, None), "(2, n, m) with n as in nu")
         gamma = _parameters.shaped("LRU", "gamma", self.gamma, (n,), "(n,) with n as in nu")
@@ -109,7 +109,7 @@ class LRU:
         _parameters.pair("LRU", carry, self.nu.shape[0], ("re", "im"))
         _parameters.driver("LRU", self.B, x)
         re, im = self.jacobian(carry, x).push(jnp.concatenate(carry)[:, None])[:, 0].reshape(2, -1)
-        if self.B is None:
+        if self.B is None or x is None:
             return re, im
         drive = self.normalization * _parameters.times(self.B, x)
         return re + drive[0], im + drive[1]

@@ -121,6 +121,6 @@ def _geometry(part: nnx.Conv) -> tuple[str, tuple[int, ...]]:
     plain = all(set(jnp.atleast_1d(jnp.asarray(d)).tolist()) == {1} for d in dilations)
     if axes > 2 or not plain or part.feature_group_count != 1 or part.mask is not None:
         raise Unknown
-    if part.padding not in ("SAME", "VALID", "CIRCULAR"):
+    if not isinstance(part.padding, str) or part.padding not in ("SAME", "VALID", "CIRCULAR"):
         raise Unknown
     return part.padding, (strides,) * axes if isinstance(strides, int) else tuple(strides)

@@ -1,7 +1,7 @@
 """Any Flax module as a step that is a pytree; its Jacobian is by automatic differentiation."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 from flax import linen, nnx
@@ -73,5 +73,5 @@ def linen_step(module: linen.Module, variables: Any) -> LinenStep:
     if not isinstance(variables, Mapping):
         want, hint = "{'params': ...} or the parameters", "A Linen module does not hold its weights."
         raise TypeError(_checks.message("from_flax", "variables", "is missing", type(variables).__name__, want, hint))
-    variables = meta.unbox(unfreeze(variables))
+    variables = meta.unbox(unfreeze(cast(dict, variables)))
     return LinenStep(module, variables if "params" in variables else {"params": variables})
