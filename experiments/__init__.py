@@ -88,6 +88,7 @@ def execute_apart(name: str, progress: Progress, *, full: bool = False) -> None:
     Raises:
         ExperimentFailed: With the traceback or the exit status of the process.
     """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # LAPACK's threads and XLA's fight for the same cores
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(there, name, full), daemon=True)
