@@ -86,7 +86,11 @@ def row(n, dtype, batch, family):
         ratio(leading, (Js,), Js) / T,
     ]
     rate = 2 * n**3 * batch / unit / 1e9
-    print(f"{n:5d} {batch:5d} {T:5d} {family:9s} {unit * 1e6:11.1f} {rate:8.1f}", *(f"{c:11.1f}" for c in cells), flush=True)
+    print(
+        f"{n:5d} {batch:5d} {T:5d} {family:9s} {unit * 1e6:11.1f} {rate:8.1f}",
+        *(f"{c:11.1f}" for c in cells),
+        flush=True,
+    )
 
 
 def main():
@@ -98,7 +102,9 @@ def main():
     jax.config.update("jax_enable_x64", not options.float32)
     device = jax.devices()[0]
     print(f"{device.device_kind}, {os.cpu_count()} cores, {platform.machine()}, jax {jax.__version__}", end=", ")
-    print(f"{'float32' if options.float32 else 'float64'}, BLAS threads {os.environ.get('OPENBLAS_NUM_THREADS', 'default')}")
+    print(
+        f"{'float32' if options.float32 else 'float64'}, BLAS threads {os.environ.get('OPENBLAS_NUM_THREADS', 'default')}"
+    )
     print("    n batch     T family    matmul (us)  GFLOP/s   recursion      finish   exponents  8 exponents")
     for n in options.sizes:
         for family in ("gauss", "residual"):

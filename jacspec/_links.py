@@ -48,22 +48,32 @@ def _cut(tree: Any, window: slice, more: int = 0) -> Any:
 
 @pytree
 class Along(_Scanned):
-    """J_t of `step` at (h_{t-1}, x_t), analytic or by automatic differentiation."""
+    """J_t of `step` at (h_{t-1}, x_t), analytic or by automatic differentiation.
+
+    The states lie as h_0 ... h_{T-1} and h_T apart, so that a walk over the steps copies nothing.
+    """
 
     step: Any
-    states: Any
+    before: Any
+    last: Any
     drivers: Any
     length: int = static()
     size: int = static()
     analytic: bool = static()
     kept = "states"
 
+    @property
+    def states(self) -> State:
+        return jax.tree.map(lambda hs, h: jnp.concatenate([hs, h[None]]), self.before, self.last)
+
     def parts(self):
-        return jax.tree.map(lambda s: s[:-1], self.states), self.drivers
+        return self.before, self.drivers
 
     def window(self, window: slice) -> "Along":
-        states, drivers = _cut(self.states, window, 1), _cut(self.drivers, window)
-        return Along(self.step, states, drivers, window.stop - window.start, self.size, self.analytic)
+        stop = window.stop
+        last = self.last if stop == self.length else jax.tree.map(lambda hs: hs[stop], self.before)
+        before, drivers = _cut(self.before, window), _cut(self.drivers, window)
+        return Along(self.step, before, last, drivers, stop - window.start, self.size, self.analytic)
 
     def operator(self, part) -> StepJacobian:
         h, x = part
@@ -75,7 +85,7 @@ class Along(_Scanned):
 
     @property
     def dtype(self):
-        return at_least_float32(*jax.tree.leaves(self.states))
+        return at_least_float32(*jax.tree.leaves(self.last))
 
 
 @pytree

@@ -188,10 +188,10 @@ def settle(function: str, step: Any, h0: State, x: Driver) -> State:
     raise TypeError(_checks.message(function, "step", "returns another dtype every time", hint="Fix the dtype of h0."))
 
 
-def run(step: Any, h0: State, xs: Any, length: int) -> State:
-    """The trajectory h_0 ... h_T, leading axis T+1."""
-    _, hs = lax.scan(lambda h, x: (step(h, x),) * 2, h0, xs, length=length)
-    return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), h0, hs)
+def run(step: Any, h0: State, xs: Any, length: int) -> tuple[State, State]:
+    """The trajectory: h_0 ... h_{T-1} with leading axis T, and h_T."""
+    last, before = lax.scan(lambda h, x: (step(h, x), h), h0, xs, length=length)
+    return before, last
 
 
 run_jitted = functools.partial(jax.jit, static_argnames="length")(run)

@@ -3,7 +3,7 @@
 Derivatives are functions of the pre-activation a, so that a saturated unit gives the tiny number it has (sech^2 a) and
 not a false zero (1 - h^2). Where f' is not zero in exact arithmetic it never underflows: it stops at the smallest
 number that survives a product (`finfo.tiny / finfo.eps`). A zero of the table is a structural zero: a dead ReLU, a
-clipped hard tanh. A NaN stays a NaN (relu'(NaN) is not a dead unit). Kinks: relu'(0) = 0, leaky_relu'(0) = 1,
+clipped hard tanh. At a NaN or an overflowed pre-activation f' is NaN (relu'(NaN) is not a dead unit). Kinks: relu'(0) = 0, leaky_relu'(0) = 1,
 hard_tanh'(+-1) = 1, and elu, selu take the left derivative at 0.
 """
 
@@ -47,17 +47,17 @@ class Activation:
         return self.function(a)
 
     def derivative(self, a: Array) -> Array:
-        """f'(a), elementwise; never a false zero, NaN where a is NaN."""
+        """f'(a), elementwise; never a false zero, NaN where a is not finite."""
         d = self.slope(a)
         if not self.structural_zeros:
             info = jnp.finfo(d.dtype)
             floor = jnp.asarray(float(info.tiny) / float(info.eps), d.dtype)
             d = jnp.where(jnp.isfinite(a) & (jnp.abs(d) < floor), jnp.where(jnp.signbit(d), -floor, floor), d)
-        return jnp.where(jnp.isnan(a), jnp.nan, d)
+        return jnp.where(jnp.isfinite(a), d, jnp.nan)
 
     def log_derivative(self, a: Array) -> tuple[Array, Array]:
-        """(log abs f'(a) in nats, sign of f'(a)); -inf and 0 at a structural zero, NaN where a is NaN."""
-        log = jnp.where(jnp.isnan(a), jnp.nan, self.log_slope(a))
+        """(log abs f'(a) in nats, sign of f'(a)); -inf and 0 at a structural zero, NaN where a is not finite."""
+        log = jnp.where(jnp.isfinite(a), self.log_slope(a), jnp.nan)
         return log, jnp.where(log == -jnp.inf, 0, jnp.sign(self.derivative(a)))
 
 

@@ -283,11 +283,13 @@ def jacobian_chain(
         )
 
     given = (_links.given_nonfinite(program, xs),) if check else ()
-    states = _steps.run_jitted(program, h0, xs, T)
-    links = Along(program, states, xs, T, _steps.size(h0), analytic)
+    before, last = _steps.run_jitted(program, h0, xs, T)
+    links = Along(program, before, last, xs, T, _steps.size(h0), analytic)
     if not analytic and _links.keeps_matrices(name, links, store):
         links = _links.stored(links)
-    return _with_flag(links, first_nonfinite(tuple(jax.tree.leaves(states))), *given, warn=check)
+    early, late = first_nonfinite(before), first_nonfinite([last])
+    bad = jnp.where((early < 0) & (late >= 0), T, early)
+    return _with_flag(links, bad, *given, warn=check)
 
 
 def layer_chain(layers: Sequence[Callable], x: State, *, jacobian: str = "auto", check: bool = True) -> JacobianChain:

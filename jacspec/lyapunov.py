@@ -125,11 +125,13 @@ def _exponents(chain: JacobianChain, k: int, qr_every: int, transient: int) -> L
         alive, doubtful = carry
         # rows in descending order keep rows of very different size apart, and the determinant to the last digit
         V = jnp.where(alive, V, 0)
+        alive = jnp.any(V != 0, axis=0)
         size = lax.stop_gradient(norms(V))
-        order = jnp.argsort(-size)
-        Q, R = qr(V[order])
-        Q = Q[jnp.argsort(order)]
-        diagonal = jnp.abs(jnp.diagonal(R))
+        order, columns = jnp.argsort(-size), jnp.argsort(~alive)  # a dead column in the middle would take a row's place
+        Q, R = qr(V[order][:, columns])
+        back = jnp.argsort(columns)
+        Q = Q[jnp.argsort(order)][:, back]
+        diagonal = jnp.abs(jnp.diagonal(R))[back]
         # a nonzero row for every direction that survives: the rest are dead by structure, whatever QR makes of them
         rows = jnp.sum(jnp.any(V != 0, axis=1))
         alive = alive & (jnp.cumsum(alive) <= rows) & (diagonal > 0)

@@ -132,7 +132,7 @@ def _prepared(
     chain = jacobian_chain(step, h0, xs, **options)
     links = chain.links
     assert isinstance(links, Along)  # what store=False makes
-    return links.step, links.states, links.drivers, adjoints_jitted(chain, last, earlier)
+    return links.step, links.before, links.drivers, adjoints_jitted(chain, last, earlier)
 
 
 def _split(tree: Any) -> tuple[list[Array], Callable]:
@@ -160,8 +160,7 @@ def _log_norms(leaves: Sequence[Array]) -> tuple[list[Array], Array]:
     return each, safe + 0.5 * jnp.log(jnp.sum(jnp.exp(2 * (stacked - safe))))
 
 
-def _slices(states: State, found: Adjoints):
-    before = jax.tree.map(lambda s: s[:-1], states)
+def _slices(before: State, found: Adjoints):
     return before, jax.tree.map(lambda d: d[1:], found.directions), found.log_norms[1:]
 
 
