@@ -44,7 +44,9 @@ def as_pytree(step: Step, h: State, x: Driver) -> Any:
     if is_pytree(step):
         return step
     closed, out = jax.make_jaxpr(lambda h, x: step(h, x), return_shape=True)(h, x)
-    return Program(list(closed.consts), closed.jaxpr, jax.tree.structure(out))
+    # a captured array may share its memory with a NumPy array that the user goes on to change
+    captured = [jnp.array(c) if _checks.is_concrete(c) else c for c in closed.consts]
+    return Program(jax.block_until_ready(captured), closed.jaxpr, jax.tree.structure(out))
 
 
 class Layer:
