@@ -5,7 +5,7 @@ for an analytic step costs a matrix-vector product beside the matrix products of
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -66,6 +66,11 @@ class Along(_Scanned):
     def states(self) -> State:
         return jax.tree.map(lambda hs, h: jnp.concatenate([hs, h[None]]), self.before, self.last)
 
+    def like(self, t: int) -> Any:
+        """Something of the structure and shapes of h_t; None where no state is known."""
+        del t
+        return self.last
+
     def parts(self):
         return self.before, self.drivers
 
@@ -98,6 +103,11 @@ class Stored(_Scanned):
     widths: tuple[int, ...] = static()
     kept = "matrices"
 
+    def like(self, t: int) -> Any:
+        """Shapes of a state; None where none is known."""
+        del t
+        return jax.tree.map(lambda hs: jax.ShapeDtypeStruct(hs.shape[1:], hs.dtype), self.states)
+
     def parts(self):
         return self.operators
 
@@ -121,6 +131,9 @@ class Shared(_Scanned):
     W: Array
     states = None
     kept = "factors"
+
+    def like(self, t: int) -> None:
+        """No state is known."""
 
     def parts(self):
         return self.d
@@ -165,6 +178,10 @@ class Listed:
     def dtype(self):
         return at_least_float32(*jax.tree.leaves(self.operators), *jax.tree.leaves(self.states))
 
+    def like(self, t: int) -> Any:
+        """The state h_t; None where none is known."""
+        return None if self.states is None else self.states[t]
+
     def window(self, window: slice) -> "Listed":
         states = None if self.states is None else self.states[window.start : window.stop + 1]
         return Listed(self.operators[window], states, self.widths[window.start : window.stop + 1])
@@ -190,16 +207,20 @@ def floating(tree: Any) -> tuple[Array, ...]:
 
 
 def first_nonfinite(tree: Any) -> Array:
-    """The first index along the leading axis with a NaN or Inf in any leaf, -1 if none; `tree` may be a list in time."""
-    if isinstance(tree, list):
-        marks = [[~jnp.isfinite(leaf).all() for leaf in floating(part)] for part in tree]
-        bad = jnp.asarray([jnp.stack(part).any() if part else False for part in marks], bool)
-    else:
-        marks = [~jnp.isfinite(leaf).all(axis=tuple(range(1, leaf.ndim))) for leaf in floating(tree)]
-        bad = jnp.stack(marks).any(axis=0) if marks else jnp.zeros(0, bool)
-    if bad.shape[0] == 0:
-        return jnp.asarray(-1)
-    return jnp.where(bad.any(), jnp.argmax(bad), -1)
+    """The first index along the leading axis with a NaN or Inf in any leaf, -1 if none."""
+    marks = [~jnp.isfinite(leaf).all(axis=tuple(range(1, leaf.ndim))) for leaf in floating(tree)]
+    return _first(jnp.stack(marks).any(axis=0) if marks else jnp.zeros(0, bool))
+
+
+def first_nonfinite_of(trees: Sequence[Any]) -> Array:
+    """The index of the first tree with a NaN or Inf in any leaf, -1 if none."""
+    parts = [jnp.stack([~jnp.isfinite(leaf).all() for leaf in floating(tree)] or [jnp.array(False)]) for tree in trees]
+    return _first(jnp.asarray([part.any() for part in parts], bool))
+
+
+def _first(bad: Array) -> Array:
+    """The index of the first True, -1 if none."""
+    return jnp.where(bad.any(), jnp.argmax(bad), -1) if bad.shape[0] else jnp.asarray(-1)
 
 
 def earliest(*indices: Array) -> Array:
@@ -213,17 +234,26 @@ def earliest(*indices: Array) -> Array:
 def given_nonfinite(parameters: Any, drivers: Any) -> Array:
     """The number of the first step that is given a NaN or Inf, -1 if none: 1 for shared parameters, t for x_t.
 
-    A saturated unit hides them: tanh(inf) is a finite state with a slope of zero. `drivers` may be a list in time.
+    A saturated unit hides them: tanh(inf) is a finite state with a slope of zero.
     """
-    parts = [floating(part) for part in drivers] if isinstance(drivers, list) else floating(drivers)
-    return _given(floating(parameters), parts)
+    return _given(floating(parameters), floating(drivers))
 
 
 @jax.jit
-def _given(parameters: tuple[Array, ...], drivers: Any) -> Array:
-    first = first_nonfinite(drivers)
-    ok = jnp.stack([jnp.isfinite(leaf).all() for leaf in parameters]).all() if parameters else True
-    return earliest(jnp.where(ok, -1, 1), jnp.where(first < 0, -1, first + 1))
+def _given(parameters: tuple[Array, ...], drivers: tuple[Array, ...]) -> Array:
+    shared, first = first_nonfinite_of([parameters]), first_nonfinite(drivers)
+    return earliest(jnp.where(shared < 0, -1, 1), jnp.where(first < 0, -1, first + 1))
+
+
+def layers_nonfinite(layers: Sequence[Any]) -> Array:
+    """The number (from 1) of the first layer that holds a NaN or Inf, -1 if none."""
+    first = _first_layer([floating(layer) for layer in layers])
+    return jnp.where(first < 0, -1, first + 1)
+
+
+@jax.jit
+def _first_layer(layers: list[tuple[Array, ...]]) -> Array:
+    return first_nonfinite_of(layers)
 
 
 def keeps_matrices(name: str, links: Along, store: str | bool) -> bool:

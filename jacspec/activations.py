@@ -34,6 +34,7 @@ class Activation:
         slope: a -> f'(a), from the pre-activation.
         log_slope: a -> log abs f'(a) in nats, -inf at a structural zero.
         structural_zeros: whether f' is exactly zero on an interval (then zeros of `slope` are kept).
+        kinks: where f or one of its first two derivatives jumps.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Activation:
     slope: Callable[[Array], Array]
     log_slope: Callable[[Array], Array]
     structural_zeros: bool = False
+    kinks: tuple[float, ...] = ()
 
     def __call__(self, a: Array) -> Array:
         """f(a)."""
@@ -139,10 +141,10 @@ TABLE: dict[str, Activation] = {
         Activation("linear", lambda a: a, jnp.ones_like, jnp.zeros_like),
         Activation("tanh", jnp.tanh, _sech2, _log_sech2),
         Activation("sigmoid", jax.nn.sigmoid, _logistic_slope, _log_logistic_slope),
-        Activation("relu", jax.nn.relu, _heaviside, _log_of(_heaviside), structural_zeros=True),
-        Activation("leaky_relu", lambda a: jax.nn.leaky_relu(a, LEAKY_SLOPE), _leaky, _log_of(_leaky)),
-        Activation("elu", jax.nn.elu, *_exponential_unit(1.0, 1.0)),
-        Activation("selu", jax.nn.selu, *_exponential_unit(SELU_SCALE, SELU_ALPHA)),
+        Activation("relu", jax.nn.relu, _heaviside, _log_of(_heaviside), True, (0.0,)),
+        Activation("leaky_relu", lambda a: jax.nn.leaky_relu(a, LEAKY_SLOPE), _leaky, _log_of(_leaky), kinks=(0.0,)),
+        Activation("elu", jax.nn.elu, *_exponential_unit(1.0, 1.0), kinks=(0.0,)),
+        Activation("selu", jax.nn.selu, *_exponential_unit(SELU_SCALE, SELU_ALPHA), kinks=(0.0,)),
         Activation("gelu", lambda a: a * ndtr(a), _gelu_slope, _log_gelu_slope),
         Activation(
             "swish",
@@ -151,7 +153,7 @@ TABLE: dict[str, Activation] = {
             lambda a: -jax.nn.softplus(-a) + jnp.log(jnp.abs(_swish_bracket(a))),
         ),
         Activation("softplus", jax.nn.softplus, jax.nn.sigmoid, lambda a: -jax.nn.softplus(-a)),
-        Activation("hard_tanh", jax.nn.hard_tanh, _inside_one, _log_of(_inside_one), structural_zeros=True),
+        Activation("hard_tanh", jax.nn.hard_tanh, _inside_one, _log_of(_inside_one), True, (-1.0, 1.0)),
         Activation(
             "erf",
             jax.scipy.special.erf,

@@ -16,7 +16,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from jacspec import _checks, _links, _steps
-from jacspec._links import Along, Listed, Shared, Stored, first_nonfinite, of_operators
+from jacspec._links import Along, Listed, Shared, Stored, first_nonfinite, first_nonfinite_of, of_operators
 from jacspec._pytree import pytree
 from jacspec.operators import Linearized, Matrix, norms
 from jacspec.typing import Driver, State, Step
@@ -117,9 +117,9 @@ class JacobianChain:
 
     def _through(self, verb: str, v: State, n: int) -> tuple[Array, Array]:
         name = f"JacobianChain.{verb}"
-        if not hasattr(v, "ndim") and self.states is not None:
-            states = self.states[0 if verb == "push" else -1] if isinstance(self.links, Listed) else self.states
-            want, have = jax.tree.structure(states), jax.tree.structure(v)
+        state = self.links.like(0 if verb == "push" else self.length)
+        if not hasattr(v, "ndim") and state is not None:
+            want, have = jax.tree.structure(state), jax.tree.structure(v)
             if want != have:
                 raise TypeError(_checks.message(name, "v", "is no array and no state", have, want))
         flat = v if hasattr(v, "ndim") else ravel_pytree(_steps.checked_state(name, "v", v))[0]
@@ -287,7 +287,7 @@ def jacobian_chain(
     links = Along(program, before, last, xs, T, _steps.size(h0), analytic)
     if not analytic and _links.keeps_matrices(name, links, store):
         links = _links.stored(links)
-    early, late = first_nonfinite(before), first_nonfinite([last])
+    early, late = first_nonfinite(before), first_nonfinite_of([last])
     bad = jnp.where((early < 0) & (late >= 0), T, early)
     return _with_flag(links, bad, *given, warn=check)
 
@@ -322,7 +322,7 @@ def layer_chain(layers: Sequence[Callable], x: State, *, jacobian: str = "auto",
     if check:
         _checks.finite(name, "x", h)
     programs = _steps.checked_layers(name, layers, h, jacobian == "analytic", check)
-    given = (_links.given_nonfinite((), programs),) if check else ()
+    given = (_links.layers_nonfinite(programs),) if check else ()
     states, operators = [h], []
     for layer in layers:
         analytic = jacobian != "autodiff" and hasattr(layer, "jacobian")
@@ -330,7 +330,7 @@ def layer_chain(layers: Sequence[Callable], x: State, *, jacobian: str = "auto",
         h = layer(h)
         states.append(h)
     widths = tuple(_steps.size(h) for h in states)
-    return _with_flag(of_operators(operators, states, widths), first_nonfinite(states), *given, warn=check)
+    return _with_flag(of_operators(operators, states, widths), first_nonfinite_of(states), *given, warn=check)
 
 
 def _with_flag(links: Any, *bad: Array, warn: bool) -> JacobianChain:
@@ -344,5 +344,5 @@ def _with_flag(links: Any, *bad: Array, warn: bool) -> JacobianChain:
 
 def _with_matrices(links: Any) -> JacobianChain:
     """The chain of given matrices, with the index (from 1) of the first that is not finite."""
-    bad = first_nonfinite(list(links.operators) if isinstance(links, Listed) else links.parts())
+    bad = first_nonfinite_of(links.operators) if isinstance(links, Listed) else first_nonfinite(links.parts())
     return JacobianChain(links, jnp.where(bad < 0, bad, bad + 1))

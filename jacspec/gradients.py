@@ -113,12 +113,9 @@ def _fits(cotangent: State, chain: JacobianChain, t: int) -> bool:
     shapes = [leaf.shape for leaf in jax.tree.leaves(cotangent)]
     if hasattr(cotangent, "shape") and shapes == [(widths[min(t, len(widths) - 1)],)]:
         return True
-    if chain.states is None:
-        return False
-    listed = isinstance(chain.links, Listed)
-    state = chain.states[t] if listed else chain.states
-    own = [leaf.shape if listed else leaf.shape[1:] for leaf in jax.tree.leaves(state)]
-    return jax.tree.structure(cotangent) == jax.tree.structure(state) and shapes == own
+    state = chain.links.like(t)
+    own = [leaf.shape for leaf in jax.tree.leaves(state)]
+    return state is not None and jax.tree.structure(cotangent) == jax.tree.structure(state) and shapes == own
 
 
 def _flat(cotangent: State, dtype) -> Array:
@@ -151,12 +148,12 @@ def _adjoints(chain: JacobianChain, last: Array, earlier: Any) -> Adjoints:
     if isinstance(vectors, list):
         directions = [blank(v) for v in (*vectors, unit[:, 0])]
         if chain.states is not None:
-            directions = [ravel_pytree(h)[1](d) for h, d in zip(chain.states, directions, strict=True)]
+            directions = [_shaped(chain.links.like(t), d) for t, d in enumerate(directions)]
         return Adjoints(directions, blank(jnp.stack([*logs, log[0]])))
     directions = blank(jnp.concatenate([vectors, unit[:, 0][None]]))
-    if chain.states is not None:
-        unravel = ravel_pytree(jax.tree.map(lambda s: s[0], chain.states))[1]
-        directions = jax.vmap(unravel)(directions.astype(_state_dtype(chain.states)))
+    state = chain.links.like(0)
+    if state is not None:
+        directions = jax.vmap(lambda d: _shaped(state, d))(directions)
     return Adjoints(directions, blank(jnp.concatenate([logs, log])))
 
 
@@ -170,5 +167,8 @@ def _unzip(folded: tuple[Any, Any]) -> tuple[Any, tuple[Any, Any]]:
     return carry, outs
 
 
-def _state_dtype(states: State):
-    return jnp.result_type(*jax.tree.leaves(states))
+def _shaped(state: State, vector: Array) -> State:
+    """A vector in the structure, shapes and dtypes of a state."""
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), state)
+    flat, unravel = ravel_pytree(zeros)
+    return unravel(vector.astype(flat.dtype))

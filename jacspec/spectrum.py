@@ -17,7 +17,8 @@ from jacspec import _checks
 from jacspec._leading import leading_values
 from jacspec._links import Listed
 from jacspec._product import recursion
-from jacspec._product.finish import finish
+from jacspec._product.finish import attached, finish
+from jacspec._product.logs import Logs
 from jacspec._pytree import pytree
 from jacspec._walks import backward, forward
 from jacspec.chain import JacobianChain
@@ -46,9 +47,9 @@ class Spectrum:
         resolved: False where the precision cannot see the value, which is then an upper bound; False throughout where
             a vector pushed through the chain contradicts the largest value.
         rounding: local estimate of the rounding, nats; blind to ill-conditioned data.
-        error: bound on the error in nats where ``verify=True`` paid for it, else NaN. The largest of: the conditioning
+        error: bound on the error in nats where ``verify=True`` paid for it, else NaN. The sum of: the conditioning
             of the value with respect to one rounding of every row of every factor, the disagreement with the
-            transposed chain, and the drift of T additions.
+            transposed chain, and the rounding of T additions and of the value itself.
         converged: False if the finish did not converge or the chain is not finite.
         first_nonfinite: index of the first state or step Jacobian with a NaN or Inf, -1 if none; values are then NaN.
     """
@@ -120,8 +121,7 @@ def spectrum(
     if verify and k is not None:
         raise ValueError(_checks.message(name, "verify", "is not offered with k", f"k={k}", hint="Ask for all values."))
 
-    run = _spectrum if isinstance(chain.links, Listed) else _spectrum_jitted
-    result = run(chain, horizons, origin, k, verify)
+    result = _spectrum(chain, horizons, origin, k, verify)
     return result if at is not None else jax.tree.map(lambda leaf: leaf[0], result)
 
 
@@ -144,129 +144,160 @@ def _horizons(at: Any, T: int, origin: str) -> tuple[int, ...]:
 
 
 def _spectrum(chain: JacobianChain, horizons: tuple[int, ...], origin: str, k: int | None, verify: bool) -> Spectrum:
+    """Programs for the walk, for the reading and for the conditioning apart: chains of one width share the reading."""
     if k is not None:
-        parts = [_leading(chain, t, origin, k) for t in horizons]
+        run = _leading.__wrapped__ if isinstance(chain.links, Listed) else _leading
+        parts = [run(chain, origin, t, k) for t in horizons]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
-    result = _values(chain, horizons, origin)
-    if verify:
-        windows = [chain[:t] if origin == "start" else chain[t:] for t in horizons]
-        bounds = [_bound(window, result.log_singular_values[i], origin) for i, window in enumerate(windows)]
-        error = jnp.maximum(jnp.stack(bounds), result.rounding)
-        known = result.resolved & jnp.isfinite(result.log_singular_values)
-        exact = result.resolved & (result.log_singular_values == -jnp.inf)
-        error = jnp.where(known, error, jnp.where(exact, 0.0, jnp.inf))
-        error = jnp.where(jnp.isnan(result.log_singular_values), jnp.nan, error)
-        result = Spectrum(**(_fields(result) | {"error": error}))
-    return result
-
-
-_spectrum_jitted = functools.partial(jax.jit, static_argnames=("horizons", "origin", "k", "verify"))(_spectrum)
+    records = _records(chain, horizons, origin)
+    result, right = _values(chain, records, horizons, origin, vectors=verify and origin == "start")
+    if not verify:
+        return result
+    bounds = []
+    for i, t in enumerate(horizons):
+        window = _window(chain, origin, t)
+        own = result.log_singular_values[i], None if right is None else right[i]
+        bounds.append(_bound(window, *own) if window.length else jnp.zeros_like(own[0]))
+    error = jnp.maximum(jnp.stack(bounds), result.rounding)
+    known = result.resolved & jnp.isfinite(result.log_singular_values)
+    exact = result.resolved & (result.log_singular_values == -jnp.inf)
+    error = jnp.where(known, error, jnp.where(exact, 0.0, jnp.inf))
+    error = jnp.where(jnp.isnan(result.log_singular_values), jnp.nan, error)
+    return Spectrum(**(_fields(result) | {"error": error}))
 
 
 def _fields(result: Spectrum) -> dict[str, Array]:
     return {name: getattr(result, name) for name in Spectrum.__dataclass_fields__}
 
 
-def _values(chain: JacobianChain, horizons: tuple[int, ...], origin: str) -> Spectrum:
-    """The spectrum at every horizon, leading axis len(horizons)."""
-    records = (forward if origin == "start" else backward)(chain, horizons)
-    windows = [chain[:t] if origin == "start" else chain[t:] for t in horizons]
-    count = max(min(window.shape) for window in windows)
-    times = jnp.asarray(horizons)
+def _records(chain: JacobianChain, horizons: tuple[int, ...], origin: str) -> Any:
+    """The graded product and the witness at every horizon."""
+    if isinstance(chain.links, Listed):
+        return _walked.__wrapped__(chain, horizons, origin)
+    return _walked(chain, horizons, origin)
+
+
+@functools.partial(jax.jit, static_argnames=("horizons", "origin"))
+def _walked(chain: JacobianChain, horizons: tuple[int, ...], origin: str) -> Any:
+    return (forward if origin == "start" else backward)(chain, horizons)
+
+
+def _values(
+    chain: JacobianChain, records: Any, horizons: tuple[int, ...], origin: str, *, vectors: bool = False
+) -> Any:
+    """The spectrum at every horizon, leading axis len(horizons), and the right singular vectors if asked for."""
+    T, start = chain.length, origin == "start"
+    steps = jnp.asarray([t if start else T - t for t in horizons])
+    # a state that is not finite spoils what comes after it, and the whole of a chain that is read from its end
+    seen = jnp.asarray([t if start else T for t in horizons])
+    first = jnp.where(chain.first_nonfinite <= seen, chain.first_nonfinite, -1)
     if isinstance(records, list):
-        parts = [
-            _read(chain, origin, window.rank_bound, count, (record, t))
-            for window, record, t in zip(windows, records, times, strict=True)
-        ]
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
-    read = functools.partial(_read, chain, origin, chain.rank_bound, count)
-    batch = max(1, 2**16 // chain.rank_bound**2)
-    return jax.lax.map(read, (records, times), batch_size=min(batch, len(horizons)))
+        windows = [_window(chain, origin, t) for t in horizons]
+        count = max(min(window.shape) for window in windows)
+        items = zip(windows, records, steps, first, strict=True)
+        parts = [_read(record, t, bad, window.rank_bound, count, vectors) for window, record, t, bad in items]
+        results, right = zip(*parts, strict=True)
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results), right
+    return _read_all(records, steps, first, chain.rank_bound, min(chain.shape), vectors)
 
 
-def _finished(graded: recursion.Graded, rank: int, count: int) -> tuple[Array, Array, Array]:
-    """Log singular values of a graded product, its rounding in the same order, and whether the finish converged.
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+def _read_all(records: Any, steps: Array, first: Array, rank: int, count: int, vectors: bool) -> Any:
+    def read(item):
+        return _read(*item, rank, count, vectors)
 
-    The rank is at most `rank`, the narrowest width on the way; the rest of `count` values are exact zeros.
-    """
+    batch = max(1, 2**16 // rank**2)
+    return jax.lax.map(read, (records, steps, first), batch_size=min(batch, steps.shape[0]))
+
+
+def _in_order(graded: recursion.Graded, rank: int) -> tuple[Logs, Array, Array]:
+    """Logs, U and rounding of the largest `rank` rows, which is all there are: the narrowest width on the way."""
     order = jnp.argsort(-jax.lax.stop_gradient(graded.logs.hi))[:rank]
-    done = finish(graded.logs[order], graded.U[order])
-    more = max(0, count - rank)
+    return graded.logs[order], graded.U[order], graded.rounding[order]
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+def _read(record: Any, steps: Array, first: Array, rank: int, count: int, vectors: bool) -> Any:
+    """The spectrum of one graded product, and its right singular vectors; values beyond `rank` are exact zeros."""
+    graded, witness = record
+    logs, U, rounding = _in_order(graded, rank)
+    done = finish(logs, U)
+    more = count - rank
     values = jnp.pad(done.log_singular_values, (0, more), constant_values=-jnp.inf)
-    return values, jnp.pad(jnp.sqrt(graded.rounding[order]), (0, more)), done.converged
-
-
-def _read(
-    chain: JacobianChain, origin: str, rank: int, count: int, item: tuple[tuple[recursion.Graded, Array], Array]
-) -> Spectrum:
-    """The spectrum of one graded product."""
-    (graded, witness), t = item
-    values, rounding, converged = _finished(graded, rank, count)
     doubtful = jnp.max(jnp.where(graded.doubtful, graded.logs.hi, -jnp.inf), initial=-jnp.inf)
     resolved = (values > doubtful) | (values == -jnp.inf)
     lost = values[0] - witness > 0.5 * math.log(count) + WITNESS  # the recursion grew on rounding alone
     resolved &= ~(lost | (witness > values[0] + 1))
-
-    horizon = t if origin == "start" else chain.length - t
-    state_bad = chain.first_nonfinite
-    reached = (state_bad >= 0) & ((state_bad <= t) if origin == "start" else True)
-    bad = jnp.where(reached & ((graded.bad < 0) | (state_bad < graded.bad)), state_bad, graded.bad)
+    bad = jnp.where((first >= 0) & ((graded.bad < 0) | (first < graded.bad)), first, graded.bad)
     ok = bad < 0
-    blank = jnp.full_like(values, jnp.nan)
-    return Spectrum(
+    result = Spectrum(
         log_singular_values=jnp.where(ok, values, jnp.nan),
-        horizons=horizon,
+        horizons=steps,
         resolved=resolved & ok,
-        rounding=jnp.where(ok, rounding, jnp.nan),
-        error=blank,
-        converged=converged & ok,
+        rounding=jnp.where(ok, jnp.pad(jnp.sqrt(rounding), (0, more)), jnp.nan),
+        error=jnp.full_like(values, jnp.nan),
+        converged=done.converged & ok,
         first_nonfinite=bad,
     )
+    return result, done.right if vectors else None
 
 
-def _bound(chain: JacobianChain, values: Array, origin: str) -> Array:
-    """A bound on the error of the values of one product: conditioning, disagreement with the other route, drift."""
+def _bound(chain: JacobianChain, values: Array, right: Array | None) -> Array:
+    """A bound on the error of the values of one product: conditioning, disagreement with the other route, rounding of
+    T additions and of the result.
+
+    The values come with their right singular vectors if they were found forwards.
+    """
     T, eps = chain.length, jnp.finfo(chain.dtype).eps
-    if T == 0:
-        return jnp.zeros_like(values)
-    other = ((0,), "end") if origin == "start" else ((T,), "start")
-    second = _values(chain, *other).log_singular_values[0]
+    other = ((T,), "start") if right is None else ((0,), "end")
+    result, vectors = _values(chain, _records(chain, *other), *other, vectors=right is None)
+    second = result.log_singular_values[0]
     both_dead = (values == -jnp.inf) & (second == -jnp.inf)
     gap = jnp.where(both_dead, 0, jnp.abs(values - second))
-    return jnp.maximum(jnp.maximum(gap, SAFETY * eps * _conditioning(chain)), eps * T / 4)
+    forwards = (second, vectors[0]) if right is None else (values, right)
+    run = _conditioning.__wrapped__ if isinstance(chain.links, Listed) else _conditioning
+    size = jnp.where(jnp.isfinite(values), jnp.abs(values), 0)
+    return gap + SAFETY * eps * run(chain, *forwards) + eps * (T / 4 + size)
 
 
-def _conditioning(chain: JacobianChain) -> Array:
+@jax.jit
+def _conditioning(chain: JacobianChain, values: Array, right: Array) -> Array:
     """Root of the sum, over all steps and rows, of (||row|| d log sigma / d row)^2, by a few random directions.
 
     A relative change eps in the norm of every row moves log sigma_i by at most about eps times this number.
     """
 
     def moved(key):
-        def values(s):
+        def wobbling(s):
             def wobble(A, t):
                 noise = jax.random.normal(jax.random.fold_in(key, t), A.shape, A.dtype)
                 return A + s * jax.lax.stop_gradient(norms(A))[:, None] * noise
 
             records = forward(chain, (chain.length,), wobble)
             record, _ = records[0] if isinstance(records, list) else jax.tree.map(lambda leaf: leaf[0], records)
-            return _finished(record, chain.rank_bound, min(chain.shape))[0]
+            logs, U, _ = _in_order(record, chain.rank_bound)
+            return attached(logs, U, values[: chain.rank_bound], right)
 
         zero = jnp.zeros((), chain.dtype)
-        return jax.jvp(values, (zero,), (zero + 1,))[1]
+        return jax.jvp(wobbling, (zero,), (zero + 1,))[1]
 
     moves = jax.lax.map(moved, jax.random.split(jax.random.key(0), PROBES))
-    return jnp.sqrt(jnp.mean(moves**2, axis=0))
+    return jnp.pad(jnp.sqrt(jnp.mean(moves**2, axis=0)), (0, values.shape[0] - chain.rank_bound))
 
 
-def _leading(chain: JacobianChain, t: int, origin: str, k: int) -> Spectrum:
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _leading(chain: JacobianChain, origin: str, t: int, k: int) -> Spectrum:
     """The leading k values of the product up to (or from) one horizon."""
-    window = chain[:t] if origin == "start" else chain[t:]
+    window = _window(chain, origin, t)
     graded, converged = leading_values(window, k)
     rank = min(window.rank_bound, graded.U.shape[0])
-    part = _read(window, "start", rank, rank, ((graded, graded.logs.hi[0]), jnp.asarray(window.length)))
+    part, _ = _read((graded, graded.logs.hi[0]), jnp.asarray(window.length), window.first_nonfinite, rank, rank, False)
     fields = jax.tree.map(lambda leaf: leaf[:k] if leaf.ndim else leaf, _fields(part))
     # a NaN spoils the search itself: where the chain knows its first one, that is the index to tell
     own = jnp.where(part.first_nonfinite < 0, -1, part.first_nonfinite + (0 if origin == "start" else t))
     first = jnp.where((own >= 0) & (chain.first_nonfinite >= 0), chain.first_nonfinite, own)
     return Spectrum(**(fields | {"converged": part.converged & converged, "first_nonfinite": first}))
+
+
+def _window(chain: JacobianChain, origin: str, t: int) -> JacobianChain:
+    return chain[:t] if origin == "start" else chain[t:]

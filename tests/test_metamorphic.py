@@ -76,6 +76,7 @@ def test_close_can_fail():
 def test_a_factor_at_every_step_shifts_both_spectra(dtype, Js, c, negative):
     Js = Js.astype(dtype)
     scaled = (-c if negative else c) * Js
+    hypothesis.assume(dtype == np.float64 or abs(np.log(c)) < 40)  # float32 itself ends at e^-87, its noise floor at e^-65
     shift, tolerance = T * np.log(c), 1e-11 if dtype == np.float64 else 1e-3
     np.testing.assert_allclose(A(scaled, dtype), A(Js, dtype) + shift, rtol=0, atol=tolerance)
     np.testing.assert_allclose(B(scaled, dtype), B(Js, dtype) + shift, rtol=0, atol=tolerance)

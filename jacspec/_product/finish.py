@@ -74,17 +74,17 @@ def finish(logs: Logs, U: Array) -> Finished:
         )
         raise ValueError(message)
     done = jax.tree.map(lax.stop_gradient, _solve(*lax.stop_gradient((logs, U))))
-    return done._replace(log_singular_values=_differentiable(logs, U, done.log_singular_values, done.right))
+    return done._replace(log_singular_values=attached(logs, U, done.log_singular_values, done.right))
 
 
 @jax.custom_jvp
-def _differentiable(logs: Logs, U: Array, values: Array, right: Array) -> Array:  # noqa: ARG001
-    """`values`, which were computed from `logs` and `U`, with their derivative."""
+def attached(logs: Logs, U: Array, values: Array, right: Array) -> Array:  # noqa: ARG001
+    """`values` and `right` were computed from `logs` and `U`: the values, with their derivative."""
     return values
 
 
-@_differentiable.defjvp
-def _differentiable_jvp(primals, tangents):
+@attached.defjvp
+def attached_jvp(primals, tangents):
     logs, U, values, right = primals
     dlogs, dU, _, _ = tangents
     logs, U = _once(logs, U)
@@ -130,7 +130,7 @@ def _solve(logs: Logs, U: Array) -> Finished:
     order = jnp.argsort(-logs.hi)
     N, logs = scale_columns(jnp.linalg.qr(N[order].T, mode="r"), logs[order])
 
-    rows = _orthogonalize(_measure(jnp.zeros((), int), logs, N, tolerance), tolerance)
+    rows = _orthogonalize(logs, N, tolerance)
     right = matmul(Q[:, order], rows.U.T)
     return Finished(
         jnp.where(valid, rows.logs.hi + rows.logs.lo, jnp.nan),
@@ -196,24 +196,27 @@ def _measure(step: Array, logs: Logs, U: Array, tolerance: float) -> _Rows:
     return _Rows(step, logs, U, cosines, K, jnp.max(jnp.sum(jnp.abs(K), axis=1)), jnp.max(jnp.abs(off)))
 
 
-def _orthogonalize(rows: _Rows, tolerance: float) -> _Rows:
+def _orthogonalize(logs: Logs, U: Array, tolerance: float) -> _Rows:
     """Rotate until no cosine exceeds the tolerance.
 
     A method is chosen by a loop of at most one turn, not by a branch, because under vmap a branch is run for every
-    member of the batch, a loop only while one of them wants it.
+    member of the batch, a loop only while one of them wants it. The first round has not measured yet: it only does.
     """
 
     def body(rows):
+        measured = rows.step >= 0
         resists = (rows.step >= PAIRWISE_FROM) | ((rows.step % 4 == 3) & (rows.size >= SMALL))
         small = rows.size < SMALL
         choices = ((_all_at_once, small & ~resists), (_in_blocks, ~small & ~resists), (_pair_by_pair, resists))
         state = rows.logs, rows.U
         for method, chosen in choices:
             turn = lambda _, method=method: (jnp.array(False), method(rows))
-            _, state = lax.while_loop(lambda state: state[0], turn, (chosen, state))
+            _, state = lax.while_loop(lambda state: state[0], turn, (chosen & measured, state))
         return _measure(rows.step + 1, *state, tolerance)
 
-    return lax.while_loop(lambda rows: (rows.off > tolerance) & (rows.step < MAX_STEPS), body, rows)
+    far, square = jnp.full((), jnp.inf, U.dtype), jnp.zeros(U.shape[:1] * 2, U.dtype)
+    start = _Rows(jnp.full((), -1), logs, U, square, square, far, far)
+    return lax.while_loop(lambda rows: (rows.off > tolerance) & (rows.step < MAX_STEPS), body, start)
 
 
 def _normalized(rows: _Rows, U: Array) -> tuple[Logs, Array]:

@@ -129,3 +129,11 @@ def inputs(W: Array, U: Array | None, b: Array | None, x: Array | None) -> Array
 def affine(W: Array, U: Array | None, b: Array | None, h: Array, x: Array | None) -> Array:
     """W h + U x + b."""
     return times(W, h) + inputs(W, U, b, x)
+
+
+def preactivation(cell: Any, h: Array, x: Array | None) -> Array:
+    """W h + U x + b of a cell without gates, shape (n,), for a state and an input that are checked."""
+    name = type(cell).__name__
+    vector(name, "h", h, cell.W.shape[-1], what="the state")
+    driver(name, cell.U, x)
+    return affine(cell.W, cell.U, cell.b, h, x)

@@ -9,7 +9,7 @@ from jacspec import activations
 from jacspec._pytree import pytree, static
 from jacspec.activations import Activation
 from jacspec.cells import _parameters
-from jacspec.operators import Scaled, matmul
+from jacspec.operators import Scaled
 
 
 @pytree
@@ -42,11 +42,7 @@ class Elman:
 
     def __post_init__(self):
         """Check shapes and the name of the activation."""
-        W = _parameters.recurrent("Elman", self.W)
-        n = W.shape[-1]
-        object.__setattr__(self, "W", W)
-        object.__setattr__(self, "U", _parameters.shaped("Elman", "U", self.U, (n, None), "(n, m) with n as in W"))
-        object.__setattr__(self, "b", _parameters.shaped("Elman", "b", self.b, (n,), "(n,) with n as in W"))
+        _parameters.gated(self, None)
         activations.get(self.activation, function="cells.Elman")
 
     @property
@@ -56,12 +52,7 @@ class Elman:
 
     def preactivation(self, h: Array, x: Array | None = None) -> Array:
         """a = W h + U x + b, shape (n,)."""
-        _parameters.vector("Elman", "h", h, self.W.shape[-1], what="the state")
-        _parameters.driver("Elman", self.U, x)
-        a = matmul(self.W, h)
-        if self.U is not None and x is not None:
-            a = a + matmul(self.U, x)
-        return a if self.b is None else a + self.b
+        return _parameters.preactivation(self, h, x)
 
     def __call__(self, h: Array, x: Array | None = None) -> Array:
         """The next state f(a), shape (n,)."""

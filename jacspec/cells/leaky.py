@@ -67,10 +67,8 @@ class LeakyElman:
         return activations.get(self.activation)
 
     def preactivation(self, h: Array, x: Array | None = None) -> Array:
-        """A = W h + U x + b, shape (n,)."""
-        _parameters.vector("LeakyElman", "h", h, self.W.shape[-1], what="the state")
-        _parameters.driver("LeakyElman", self.U, x)
-        return _parameters.affine(self.W, self.U, self.b, h, x)
+        """a = W h + U x + b, shape (n,)."""
+        return _parameters.preactivation(self, h, x)
 
     def __call__(self, h: Array, x: Array | None = None) -> Array:
         """The next state (1 - alpha) h + alpha f(a), shape (n,)."""
