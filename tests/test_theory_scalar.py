@@ -72,7 +72,7 @@ def test_relu_lives_or_dies():
 def test_leaky_and_residual():
     assert float(scalar.leaky_exponent(0.25, 3.0, 0.5)) == pytest.approx(np.log(1.125), rel=1e-14)
     found = scalar.residual_exponent(jnp.array([1e-12, 2.0, 1.0]), jnp.array([1.0, -3.0, -1.0]))
-    np.testing.assert_allclose(found, [1e-12, np.log(5), -np.inf], rtol=1e-14)
+    np.testing.assert_allclose(found, [np.log1p(1e-12), np.log(5), -np.inf], rtol=1e-14)
     step = 1 - 0.25 + 0.25 * 0.8
     assert float(scalar.leaky_exponent(0.25, 0.8)) == pytest.approx(np.log(step), rel=1e-14)
     assert float(scalar.leaky_time_constant(0.25)) == pytest.approx(-1 / np.log(0.75), rel=1e-14)
@@ -118,10 +118,10 @@ def test_the_critical_tanh_decays_algebraically():
         state[t], sensitivity[t] = h, log
     late = scalar.tanh_critical_decay(h0, jnp.array([1e4, 1e5]))
     for k, t in enumerate((10_000, 100_000)):
-        drift = h**2 * 0 + state[t] ** 2 * np.log(h0 / state[t]) / 5  # the stated accuracy
+        drift = state[t] ** 2 * (np.log(h0 / state[t]) / 5 + h0**2 / 30)  # the stated accuracy
         assert abs(state[t] ** 2 / float(late.state[k]) ** 2 - 1) < drift
-        assert abs(sensitivity[t] - float(late.log_sensitivity[k])) < h0**2 / 10 + 1.5 * drift
-        assert state[t] == pytest.approx(np.sqrt(1.5 / t), rel=3 / t / h0**2 + drift)
+        assert abs(sensitivity[t] - float(late.log_sensitivity[k])) < h0**2 / 10 + h0**4 / 30 + 1.5 * drift
+        assert state[t] == pytest.approx(np.sqrt(1.5 / t), rel=0.75 / (t * h0**2) + drift)
     slope = (sensitivity[100_000] - sensitivity[10_000]) / np.log(10)
     assert slope == pytest.approx(-1.5, abs=0.001)
     found = float(late.log_sensitivity[1] - late.log_sensitivity[0]) / np.log(10)
@@ -238,14 +238,13 @@ def test_the_wall():
     found = scalar.wall(w)
     np.testing.assert_allclose(found.bias, 0.5 - 0.6224593 * np.asarray(w), atol=4e-7)
     np.testing.assert_allclose(50 * found.log_slope, np.log([3.18e3, 2.89e7, 6.4e10]), atol=0.01)
-    for w, below, above in ((6.0, 0.42174, 0.03746), (5.0, 0.34165, 0.01005)):
-        near = scalar.wall(w, offset=1e-3, steps=50)
-        assert float(near.error_below) == pytest.approx(below, abs=5e-6)
-        assert float(near.error_above) == pytest.approx(above, abs=5e-6)
-        assert float(near.error_below) == pytest.approx(pascanu(w, near.bias - 1e-3), rel=1e-9)
-        limit = scalar.wall(w, offset=1e-3)
-        for side, sign in ((limit.error_below, -1), (limit.error_above, 1)):
-            assert float(side) == pytest.approx(pascanu(w, float(limit.bias) + sign * 1e-3, 2000), rel=1e-12)
+    w = np.array([6.0, 5.0])
+    near, limit = scalar.wall(w, offset=1e-3, steps=50), scalar.wall(w, offset=1e-3)
+    np.testing.assert_allclose(near.error_below, [0.42174, 0.34165], atol=5e-6)
+    np.testing.assert_allclose(near.error_above, [0.03746, 0.01005], atol=5e-6)
+    np.testing.assert_allclose(near.error_below, pascanu(w, near.bias - 1e-3), rtol=1e-9)
+    np.testing.assert_allclose(limit.error_below, pascanu(w, limit.bias - 1e-3, 2000), rtol=1e-12)
+    np.testing.assert_allclose(limit.error_above, pascanu(w, limit.bias + 1e-3, 2000), rtol=1e-12)
     # the jump of the error between the two sides of the wall, as it is met along b
     b = float(scalar.wall(6.0).bias) + np.linspace(-1e-4, 1e-4, 2001)
     steepest = np.argmax(np.abs(np.diff(pascanu(6.0, b))))
@@ -256,25 +255,24 @@ def test_roots_have_derivatives():
     w = 1.7
     a = lambda w: argument(mp.mpf(w))
     exponent = lambda w: mp.log(w) - 2 * mp.log(mp.cosh(a(w)))
-    assert float(jax.grad(scalar.tanh_fixed_point)(w)) == pytest.approx(
-        float(mp.diff(lambda w: mp.tanh(a(w)), w)), rel=1e-12
+    find = jax.jit(
+        lambda w: (jax.grad(scalar.tanh_fixed_point)(w), *jax.value_and_grad(jax.grad(scalar.tanh_exponent))(w))
     )
-    assert float(jax.grad(scalar.tanh_exponent)(w)) == pytest.approx(float(mp.diff(exponent, w)), rel=1e-12)
-    assert float(jax.grad(jax.grad(scalar.tanh_exponent))(w)) == pytest.approx(
-        float(mp.diff(exponent, w, 2)), rel=1e-10
-    )
-    assert float(jax.grad(scalar.tanh_exponent)(0.5)) == 2.0
+    amplitude, slope, curvature = map(float, find(w))
+    assert amplitude == pytest.approx(float(mp.diff(lambda w: mp.tanh(a(w)), w)), rel=1e-12)
+    assert slope == pytest.approx(float(mp.diff(exponent, w)), rel=1e-12)
+    assert curvature == pytest.approx(float(mp.diff(exponent, w, 2)), rel=1e-10)
+    assert float(find(0.5)[1]) == 2
     x = lambda b: mp.findroot(lambda x: x - 5 * logistic(x) - b, -1.8)
-    slope = jax.grad(lambda b: scalar.sigmoid_fixed_points(5.0, b)[0])(-2.5)
+    slope = jax.jit(jax.grad(lambda b: scalar.sigmoid_fixed_points(5.0, b)[0]))(-2.5)
     assert float(slope) == pytest.approx(float(mp.diff(x, -2.5)), rel=1e-12)
 
 
 def test_jit_and_vmap_give_the_same():
-    W = jnp.linspace(4.3, 8, 6)
+    W = jnp.array([4.3, 8.0])
     found = jax.jit(jax.vmap(lambda w: (scalar.tanh_exponent(w), scalar.wall(w))))(W)
-    for k, w in enumerate(W):
-        want = scalar.tanh_exponent(w), scalar.wall(w)
-        jax.tree.map(lambda a, b, k=k: np.testing.assert_allclose(a[k], b, rtol=1e-13), found, want)
+    want = scalar.tanh_exponent(W), scalar.wall(W)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-13), found, want)
 
 
 OUTSIDE = [
@@ -316,7 +314,7 @@ def test_gates_refuse_what_does_not_fit():
     with pytest.raises(ValueError, match="'output'"):
         scalar.lstm_four_terms(0.0, 1.1, (1.0,) * 3, (0.0,) * 3)
     with pytest.raises(TypeError, match="must be a number"):
-        scalar.tanh_exponent("w")  # type: ignore[arg-type]
+        scalar.tanh_exponent("w")
     with pytest.raises(ValueError, match="'steps' is out of range"):
         scalar.wall(6.0, steps=-1)
     assert np.isnan(jax.jit(lambda h: scalar.gru_reset_after(h, (1.0,) * 3, (0.0,) * 3).derivative)(np.nan))

@@ -1,0 +1,32 @@
+"""One unit, where everything is known: exponents, derivatives of gated cells, bifurcations and Pascanu's wall."""
+
+from jacspec.theory.scalar.bifurcations import Folds as Folds
+from jacspec.theory.scalar.bifurcations import Wall as Wall
+from jacspec.theory.scalar.bifurcations import latching_threshold as latching_threshold
+from jacspec.theory.scalar.bifurcations import sigmoid_fixed_points as sigmoid_fixed_points
+from jacspec.theory.scalar.bifurcations import sigmoid_folds as sigmoid_folds
+from jacspec.theory.scalar.bifurcations import wall as wall
+from jacspec.theory.scalar.gated import LSTMStep as LSTMStep
+from jacspec.theory.scalar.gated import Step as Step
+from jacspec.theory.scalar.gated import gate_bias as gate_bias
+from jacspec.theory.scalar.gated import gate_time_constant as gate_time_constant
+from jacspec.theory.scalar.gated import gru_reset_after as gru_reset_after
+from jacspec.theory.scalar.gated import gru_reset_before as gru_reset_before
+from jacspec.theory.scalar.gated import leaky_time_constant as leaky_time_constant
+from jacspec.theory.scalar.gated import lstm as lstm
+from jacspec.theory.scalar.gated import lstm_four_terms as lstm_four_terms
+from jacspec.theory.scalar.gated import lstm_secondary_bound as lstm_secondary_bound
+from jacspec.theory.scalar.maps import LinearDerivatives as LinearDerivatives
+from jacspec.theory.scalar.maps import leaky_exponent as leaky_exponent
+from jacspec.theory.scalar.maps import linear_exponent as linear_exponent
+from jacspec.theory.scalar.maps import linear_weight_derivatives as linear_weight_derivatives
+from jacspec.theory.scalar.maps import log_power as log_power
+from jacspec.theory.scalar.maps import relu_exponent as relu_exponent
+from jacspec.theory.scalar.maps import residual_exponent as residual_exponent
+from jacspec.theory.scalar.maps import sigmoid_log_bound as sigmoid_log_bound
+from jacspec.theory.scalar.tanh import TANH_PEAK as TANH_PEAK
+from jacspec.theory.scalar.tanh import CriticalDecay as CriticalDecay
+from jacspec.theory.scalar.tanh import tanh_critical_decay as tanh_critical_decay
+from jacspec.theory.scalar.tanh import tanh_exponent as tanh_exponent
+from jacspec.theory.scalar.tanh import tanh_fixed_point as tanh_fixed_point
+from jacspec.theory.scalar.tanh import tanh_slope_bound as tanh_slope_bound
