@@ -26,8 +26,9 @@ help:  ## This list
 figures: $(READY)  ## Run missing or stale experiments, draw every figure, check the claims
 	@$(RUN) -m figures $(NAME) $(if $(FULL),--full) $(ARGS)
 
+# Compiling is most of the work of the tests: they skip LLVM's optimizations, the slow ones and the figures do not.
 test: $(READY)  ## Run the tests, without the slow ones
-	@$(PYTEST) -q -m "not slow" -n $(WORKERS) --dist loadgroup $(ARGS)
+	@XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0" $(PYTEST) -q -m "not slow" -n $(WORKERS) --dist loadgroup $(ARGS)
 
 test-slow: $(READY)  ## Run the slow tests
 	@$(PYTEST) -q -m slow -n $(WORKERS) --dist loadgroup $(ARGS)

@@ -3,16 +3,26 @@
 Both carry a graded product, and beside it a witness: a random vector pushed (or pulled) by itself.
 """
 
-from typing import Any
+import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jacspec._links import Listed
 from jacspec._product import recursion
 from jacspec.chain import JacobianChain, rescale
-from jacspec.operators import row_norms
+from jacspec.operators import norms, row_norms
+from jacspec.typing import StepJacobian
+
+
+class Wobble(NamedTuple):
+    """Random changes of the rows of every step, of a size relative to their norms."""
+
+    size: Array
+    key: Array
 
 
 def without_basis(graded: recursion.Graded) -> recursion.Graded:
@@ -20,17 +30,11 @@ def without_basis(graded: recursion.Graded) -> recursion.Graded:
     return graded._replace(Q=jnp.zeros((), graded.U.dtype))
 
 
-def forward(chain: JacobianChain, horizons: tuple[int, ...], wobble=None) -> Any:
+def forward(chain: JacobianChain, horizons: tuple[int, ...], wobble: Wobble | None = None) -> Any:
     """J_t ... J_1 at each horizon: graded products stacked along a leading axis, or a list where widths change."""
     n, dtype = chain.shape[1], chain.dtype
     start = (recursion.identity(n, dtype), _witness(n, dtype))
-
-    @jax.checkpoint
-    def step(carry, J, t):
-        graded, witness = carry
-        A = J.push(graded.Q)
-        rank = _live_columns(J, A.shape[0], A.dtype)
-        return recursion.extend(graded, A if wobble is None else wobble(A, t), t, rank=rank), _seen(J.push, witness)
+    step = functools.partial(_forward_step, wobble=wobble)
 
     def record(carry):
         graded, (_, log) = carry
@@ -39,10 +43,22 @@ def forward(chain: JacobianChain, horizons: tuple[int, ...], wobble=None) -> Any
     return _walk(chain, horizons, start, step, record, reverse=False)
 
 
+@jax.jit
+@jax.checkpoint
+def _forward_step(carry: Any, J: StepJacobian, t: Array, wobble: Wobble | None = None) -> Any:
+    graded, witness = carry
+    A = J.push(graded.Q)
+    rank = _live_columns(J, A.shape[0], A.dtype)
+    if wobble is not None:
+        noise = jax.random.normal(jax.random.fold_in(wobble.key, t), A.shape, A.dtype)
+        A = A + wobble.size * jax.lax.stop_gradient(norms(A))[:, None] * noise
+    return recursion.extend(graded, A, t, rank=rank), _seen(J.push, witness)
+
+
 def _witness(n: int, dtype: Any) -> tuple[Array, Array]:
     """A random unit vector that travels beside the recursion and knows nothing of it, and its log norm."""
-    vector = jax.random.normal(jax.random.key(0), (n, 1), dtype)
-    return vector / jnp.sqrt(jnp.sum(vector**2)), jnp.zeros((), dtype)
+    vector = np.random.default_rng(0).standard_normal((n, 1))
+    return jnp.asarray(vector / np.linalg.norm(vector), dtype), jnp.zeros((), dtype)
 
 
 def _seen(apply: Any, witness: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -54,7 +70,7 @@ def _seen(apply: Any, witness: tuple[Array, Array]) -> tuple[Array, Array]:
 
 def _live_columns(J: Any, m: int, dtype: Any) -> Array:
     """The number of columns of J that are not exactly zero: a zero column meets any vector with an exact zero."""
-    probe = jax.random.uniform(jax.random.key(0), (m, 1), dtype, 0.5, 1.0)
+    probe = jnp.asarray(np.random.default_rng(0).uniform(0.5, 1.0, (m, 1)), dtype)
     return jnp.sum(jax.lax.stop_gradient(J.pull(probe)) != 0)
 
 
@@ -66,21 +82,24 @@ def backward(chain: JacobianChain, horizons: tuple[int, ...]) -> Any:
     """
     m, dtype = chain.shape[0], chain.dtype
     start = (recursion.identity(m, dtype), jnp.eye(m, dtype=dtype), _witness(m, dtype))
+    return _walk(chain, horizons, start, _backward_step, _backward_record, reverse=True)
 
-    @jax.checkpoint
-    def step(carry, J, t):
-        graded, B, witness = carry
-        scale = jax.lax.stop_gradient(row_norms(J).astype(dtype))
-        graded = recursion.extend(graded, scale[:, None] * B, t)
-        live = scale > 0
-        B = J.pull(jnp.where(live[:, None], graded.Q / jnp.where(live, scale, 1)[:, None], 0))
-        return graded, B, _seen(J.pull, witness)
 
-    def record(carry):
-        graded, B, (_, log) = carry
-        return without_basis(recursion.extend(graded, B)), log
+@jax.jit
+@jax.checkpoint
+def _backward_step(carry: Any, J: StepJacobian, t: Array) -> Any:
+    graded, B, witness = carry
+    scale = jax.lax.stop_gradient(row_norms(J).astype(B.dtype))
+    graded = recursion.extend(graded, scale[:, None] * B, t)
+    live = scale > 0
+    B = J.pull(jnp.where(live[:, None], graded.Q / jnp.where(live, scale, 1)[:, None], 0))
+    return graded, B, _seen(J.pull, witness)
 
-    return _walk(chain, horizons, start, step, record, reverse=True)
+
+@jax.jit
+def _backward_record(carry: Any) -> Any:
+    graded, B, (_, log) = carry
+    return without_basis(recursion.extend(graded, B)), log
 
 
 def _walk(chain: JacobianChain, horizons: tuple[int, ...], start: Any, step: Any, record: Any, *, reverse: bool) -> Any:

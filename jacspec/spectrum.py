@@ -20,9 +20,8 @@ from jacspec._product import recursion
 from jacspec._product.finish import attached, finish
 from jacspec._product.logs import Logs
 from jacspec._pytree import pytree
-from jacspec._walks import backward, forward
+from jacspec._walks import Wobble, backward, forward
 from jacspec.chain import JacobianChain
-from jacspec.operators import norms
 
 PROBES = 4
 """Random directions of the conditioning estimate."""
@@ -146,7 +145,7 @@ def _horizons(at: Any, T: int, origin: str) -> tuple[int, ...]:
 def _spectrum(chain: JacobianChain, horizons: tuple[int, ...], origin: str, k: int | None, verify: bool) -> Spectrum:
     """Programs for the walk, for the reading and for the conditioning apart: chains of one width share the reading."""
     if k is not None:
-        run = _leading.__wrapped__ if isinstance(chain.links, Listed) else _leading
+        run = _leading if isinstance(chain.links, Listed) else _leading_jitted
         parts = [run(chain, origin, t, k) for t in horizons]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
     records = _records(chain, horizons, origin)
@@ -172,14 +171,15 @@ def _fields(result: Spectrum) -> dict[str, Array]:
 
 def _records(chain: JacobianChain, horizons: tuple[int, ...], origin: str) -> Any:
     """The graded product and the witness at every horizon."""
-    if isinstance(chain.links, Listed):
-        return _walked.__wrapped__(chain, horizons, origin)
-    return _walked(chain, horizons, origin)
+    run = _walk if isinstance(chain.links, Listed) else _walk_jitted
+    return run(chain, horizons, origin)
 
 
-@functools.partial(jax.jit, static_argnames=("horizons", "origin"))
-def _walked(chain: JacobianChain, horizons: tuple[int, ...], origin: str) -> Any:
+def _walk(chain: JacobianChain, horizons: tuple[int, ...], origin: str) -> Any:
     return (forward if origin == "start" else backward)(chain, horizons)
+
+
+_walk_jitted = jax.jit(_walk, static_argnums=(1, 2))
 
 
 def _values(
@@ -206,8 +206,10 @@ def _read_all(records: Any, steps: Array, first: Array, rank: int, count: int, v
     def read(item):
         return _read(*item, rank, count, vectors)
 
-    batch = max(1, 2**16 // rank**2)
-    return jax.lax.map(read, (records, steps, first), batch_size=min(batch, steps.shape[0]))
+    items = records, steps, first
+    if steps.shape[0] == 1:
+        return jax.tree.map(lambda leaf: leaf[None], read(jax.tree.map(lambda leaf: leaf[0], items)))
+    return jax.lax.map(read, items, batch_size=min(max(1, 2**16 // rank**2), steps.shape[0]))
 
 
 def _in_order(graded: recursion.Graded, rank: int) -> tuple[Logs, Array, Array]:
@@ -243,10 +245,10 @@ def _read(record: Any, steps: Array, first: Array, rank: int, count: int, vector
 
 
 def _bound(chain: JacobianChain, values: Array, right: Array | None) -> Array:
-    """A bound on the error of the values of one product: conditioning, disagreement with the other route, rounding of
-    T additions and of the result.
+    """A bound on the error of the values of one product.
 
-    The values come with their right singular vectors if they were found forwards.
+    Their conditioning, the disagreement with the other route, the rounding of T additions and of the result. The values
+    come with their right singular vectors if they were found forwards.
     """
     T, eps = chain.length, jnp.finfo(chain.dtype).eps
     other = ((T,), "start") if right is None else ((0,), "end")
@@ -255,37 +257,36 @@ def _bound(chain: JacobianChain, values: Array, right: Array | None) -> Array:
     both_dead = (values == -jnp.inf) & (second == -jnp.inf)
     gap = jnp.where(both_dead, 0, jnp.abs(values - second))
     forwards = (second, vectors[0]) if right is None else (values, right)
-    run = _conditioning.__wrapped__ if isinstance(chain.links, Listed) else _conditioning
     size = jnp.where(jnp.isfinite(values), jnp.abs(values), 0)
-    return gap + SAFETY * eps * run(chain, *forwards) + eps * (T / 4 + size)
+    return gap + SAFETY * eps * _conditioning(chain, *forwards) + eps * (T / 4 + size)
 
 
-@jax.jit
 def _conditioning(chain: JacobianChain, values: Array, right: Array) -> Array:
     """Root of the sum, over all steps and rows, of (||row|| d log sigma / d row)^2, by a few random directions.
 
     A relative change eps in the norm of every row moves log sigma_i by at most about eps times this number.
     """
-
-    def moved(key):
-        def wobbling(s):
-            def wobble(A, t):
-                noise = jax.random.normal(jax.random.fold_in(key, t), A.shape, A.dtype)
-                return A + s * jax.lax.stop_gradient(norms(A))[:, None] * noise
-
-            records = forward(chain, (chain.length,), wobble)
-            record, _ = records[0] if isinstance(records, list) else jax.tree.map(lambda leaf: leaf[0], records)
-            logs, U, _ = _in_order(record, chain.rank_bound)
-            return attached(logs, U, values[: chain.rank_bound], right)
-
-        zero = jnp.zeros((), chain.dtype)
-        return jax.jvp(wobbling, (zero,), (zero + 1,))[1]
-
-    moves = jax.lax.map(moved, jax.random.split(jax.random.key(0), PROBES))
+    run = _moved if isinstance(chain.links, Listed) else _moved_jitted
+    moves = jnp.stack([run(chain, values, right, key) for key in jax.random.split(jax.random.key(0), PROBES)])
     return jnp.pad(jnp.sqrt(jnp.mean(moves**2, axis=0)), (0, values.shape[0] - chain.rank_bound))
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _moved(chain: JacobianChain, values: Array, right: Array, key: Array) -> Array:
+    """By how much the values move when all rows move at random, both relative."""
+
+    def wobbling(s):
+        records = forward(chain, (chain.length,), Wobble(s, key))
+        record, _ = records[0] if isinstance(records, list) else jax.tree.map(lambda leaf: leaf[0], records)
+        logs, U, _ = _in_order(record, chain.rank_bound)
+        return attached(logs, U, values[: chain.rank_bound], right)
+
+    zero = jnp.zeros((), chain.dtype)
+    return jax.jvp(wobbling, (zero,), (zero + 1,))[1]
+
+
+_moved_jitted = jax.jit(_moved)
+
+
 def _leading(chain: JacobianChain, origin: str, t: int, k: int) -> Spectrum:
     """The leading k values of the product up to (or from) one horizon."""
     window = _window(chain, origin, t)
@@ -297,6 +298,9 @@ def _leading(chain: JacobianChain, origin: str, t: int, k: int) -> Spectrum:
     own = jnp.where(part.first_nonfinite < 0, -1, part.first_nonfinite + (0 if origin == "start" else t))
     first = jnp.where((own >= 0) & (chain.first_nonfinite >= 0), chain.first_nonfinite, own)
     return Spectrum(**(fields | {"converged": part.converged & converged, "first_nonfinite": first}))
+
+
+_leading_jitted = jax.jit(_leading, static_argnums=(1, 2, 3))
 
 
 def _window(chain: JacobianChain, origin: str, t: int) -> JacobianChain:

@@ -99,8 +99,8 @@ def switch(rng, n, T):
 
 
 def rectangular(rng, n, T):
-    """Widths that change from step to step."""
-    widths = [n, *(int(rng.integers(max(1, n - 3), n + 4)) for _ in range(T))]
+    """Widths that change from step to step: a few shapes, because every shape is compiled."""
+    widths = [n, *((n + 2, max(1, n - 1), n)[t % 3] for t in range(T))]
     return [rng.standard_normal((widths[t + 1], widths[t])) / np.sqrt(n) for t in range(T)]
 
 

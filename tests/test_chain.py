@@ -223,7 +223,7 @@ def test_jit_vmap_and_grad_from_outside(parts):
     np.testing.assert_allclose(jax.vmap(ask, (None, 0))(cell.W, jnp.stack([h0, 2 * h0]))[0], direct, atol=1e-12)
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.slow), jnp.float32])
 def test_low_precision_states_keep_their_dtype(dtype):
     cell = js.cells.Elman(jnp.eye(3, dtype=dtype))
     chain = js.jacobian_chain(cell, jnp.zeros(3, dtype), length=4)

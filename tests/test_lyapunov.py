@@ -136,6 +136,7 @@ def test_gradient_of_an_exponent():
     np.testing.assert_allclose(jax.grad(ask)(1.3), 4 / 1.3, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_a_chaotic_tanh_network_follows_mean_field():
     n, g, seeds = 300, 3.0, 4
     keys = jax.random.split(jax.random.key(0), seeds)

@@ -76,7 +76,9 @@ def test_close_can_fail():
 def test_a_factor_at_every_step_shifts_both_spectra(dtype, Js, c, negative):
     Js = Js.astype(dtype)
     scaled = (-c if negative else c) * Js
-    hypothesis.assume(dtype == np.float64 or abs(np.log(c)) < 40)  # float32 itself ends at e^-87, its noise floor at e^-65
+    hypothesis.assume(
+        dtype == np.float64 or abs(np.log(c)) < 40
+    )  # float32 itself ends at e^-87, its noise floor at e^-65
     shift, tolerance = T * np.log(c), 1e-11 if dtype == np.float64 else 1e-3
     np.testing.assert_allclose(A(scaled, dtype), A(Js, dtype) + shift, rtol=0, atol=tolerance)
     np.testing.assert_allclose(B(scaled, dtype), B(Js, dtype) + shift, rtol=0, atol=tolerance)
@@ -140,6 +142,7 @@ def test_the_sum_is_the_log_determinant(dtype, Js):
     np.testing.assert_allclose(B(Js, dtype).sum(dtype=np.float64), want, rtol=0, atol=tolerance)
 
 
+@pytest.mark.slow
 @examples
 @given(Js=CHAINS)
 def test_partial_sums_are_submultiplicative_and_bound_the_exponents(Js):
@@ -257,7 +260,9 @@ def test_batches_jit_and_vmap_change_a_few_ulp_at_most(batch, ask):
     np.testing.assert_array_equal(many(batch[order]), np.asarray(many(batch))[order])
 
 
-@pytest.mark.parametrize("spread", [1e-3, 1e-9, 0.0])
+@pytest.mark.parametrize(
+    "spread", [pytest.param(1e-3, marks=pytest.mark.slow), pytest.param(1e-9, marks=pytest.mark.slow), 0.0]
+)
 def test_the_leading_values_are_the_head_of_all_even_in_a_cluster(spread):
     n, length, k = 40, 6, 3
     rng = np.random.default_rng(3)

@@ -86,7 +86,7 @@ def test_gradients_of_the_sum_over_a_cluster(gap):
     assert np.abs(found - want).max() / np.abs(want).max() <= 1e-7
 
 
-@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
+@pytest.mark.parametrize("dtype", [jnp.float64, pytest.param(jnp.float32, marks=pytest.mark.slow)])
 def test_gradients_stay_finite_under_rank_loss_and_saturation(dtype):
     rng = np.random.default_rng(5)
     W = jnp.asarray(6 * rng.standard_normal((6, 6)) / np.sqrt(6), dtype)
@@ -161,7 +161,9 @@ def test_verify_covers_what_no_algorithm_resolves():
     assert jnp.isnan(js.spectrum(chain_of(Js)).error).all()
 
 
-@pytest.mark.parametrize("family", ["gauss", "residual", "orth"])
+@pytest.mark.parametrize(
+    "family", ["gauss", *(pytest.param(name, marks=pytest.mark.slow) for name in ("residual", "orth"))]
+)
 def test_the_leading_values_by_push_and_pull_alone(family):
     n, k = 60, 3
     assert 3 * (k + _leading.GUARD) < n  # the block search really runs
@@ -206,6 +208,7 @@ def test_the_leading_values_by_push_and_pull_alone(family):
     assert max(calls) < n
 
 
+@pytest.mark.slow
 def test_the_leading_values_have_gradients():
     Js = jnp.asarray(families.gauss(np.random.default_rng(12), 24, 3))
     few = jax.grad(lambda A: js.log_singular_values(chain_of(A), k=1)[0])(Js)

@@ -27,14 +27,18 @@ SHAPES = {
     (1, 6): "rectangular",
     (6, 5): "rectangular",
 }
+QUICK = {(1, 1000), (2, 1000), (3, 200), (6, 200), (12, 40), (1, 6), (3, 10)}  # the others are slow tests
 CASES = [(name, *shape) for shape, names in SHAPES.items() for name in names.split()]
 ILL = {case for case in CASES if case[0] == "switch"}
 
 
 def each(cases):
     """One case a test; a shape stays on one worker, which compiles it once."""
-    group = pytest.mark.xdist_group
-    return [pytest.param(c, id="-".join(map(str, c)), marks=group(f"{c[1]}-{c[2]}")) for c in cases]
+
+    def marks(n, T):
+        return [pytest.mark.xdist_group(f"{n}-{T}")] + ([] if (n, T) in QUICK else [pytest.mark.slow])
+
+    return [pytest.param(c, id="-".join(map(str, c)), marks=marks(*c[1:])) for c in cases]
 
 
 def chain_of(Js, dtype):
@@ -88,12 +92,26 @@ def test_few_chains_are_exempt():
     assert len(ILL) <= 5
 
 
-# beyond float32: condition 1e6; a value that one rounding moves past the tolerance; a Jordan block, where QR is right
-# against the norm of a row and not entry by entry
-COARSE = {("prescribed", 2, 1), ("relu", 3, 200), ("jordan", 6, 200)}
+COARSE = {("prescribed", 2, 1), ("relu", 3, 200)}  # one rounding of the data moves a value past the float32 tolerance
+MISSED = {
+    ("jordan", 6, 200)
+}  # here QR is right against the norm of a row and not entry by entry: off by 1e-2 in float32
 
 
-@pytest.mark.parametrize("case", each([c for c in CASES if c not in ILL | COARSE]))
+def tolerance32(want, T):
+    return 3e-5 * np.maximum(np.abs(want), 1) + 3e-7 * T
+
+
+@pytest.mark.parametrize("case", each(sorted(COARSE)))
+def test_a_rounding_of_the_data_moves_the_chains_that_float32_cannot_hold(case):
+    Js = made(case).astype(np.float32)
+    sign = np.random.default_rng(0).choice([-1, 1], Js.shape)
+    want, moved = (truth(J.astype(float), case[1], np.zeros(1)) for J in (Js, Js * (1 + 2.0**-23 * sign)))
+    live = np.isfinite(want) & np.isfinite(moved)
+    assert (np.abs(moved[live] - want[live]) > tolerance32(want[live], case[2])).any()
+
+
+@pytest.mark.parametrize("case", each([c for c in CASES if c not in ILL | COARSE | MISSED]))
 def test_float32_is_right_for_the_rounded_chain(case):
     Js = made(case)
     Js = [J.astype(np.float32) for J in Js] if isinstance(Js, list) else Js.astype(np.float32)
@@ -105,7 +123,7 @@ def test_float32_is_right_for_the_rounded_chain(case):
     assert found.log_singular_values.dtype == jnp.float32
     assert int(found.rank) == live.sum()
     error = np.abs(values[live] - want[live])
-    assert (error <= 3e-5 * np.maximum(np.abs(want[live]), 1) + 3e-7 * case[2]).all()
+    assert (error <= tolerance32(want[live], case[2])).all()
 
 
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
@@ -117,7 +135,7 @@ def test_the_empty_product_is_the_identity(dtype):
 
 
 @pytest.mark.parametrize("family", ["residual", "gauss"])
-@pytest.mark.parametrize("n", [128, 256])
+@pytest.mark.parametrize("n", [128, pytest.param(256, marks=pytest.mark.slow)])
 def test_two_routes_agree_at_large_width(family, n):
     Js = jnp.asarray(getattr(families, family)(np.random.default_rng(n), n, 100))
     chain = js.JacobianChain.from_matrices(Js)
