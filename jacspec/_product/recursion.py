@@ -16,10 +16,8 @@ Origin: G. W. Stewart, On graded QR decompositions of products of matrices, ETNA
 representation is the UDT of determinant quantum Monte Carlo (C. Bauer, arXiv:2003.05286).
 """
 
-import functools
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -60,7 +58,6 @@ def identity(n: int, dtype) -> Graded:
     return Graded(eye, lg.zeros(n, dtype), eye, jnp.zeros(n, dtype), jnp.zeros(n, bool), jnp.asarray(-1))
 
 
-@functools.partial(jax.jit, static_argnames="thin")
 def extend(
     state: Graded, A: Array, step: Array | int = 0, *, rank: Array | int | None = None, thin: bool = False
 ) -> Graded:
