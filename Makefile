@@ -26,9 +26,13 @@ help:  ## This list
 figures: $(READY)  ## Run missing or stale experiments, draw every figure, check the claims
 	@$(RUN) -m figures $(NAME) $(if $(FULL),--full) $(ARGS)
 
-# Compiling is most of the work of the tests: they skip LLVM's optimizations, the slow ones and the figures do not.
+# Compiling is most of the work of the tests: they skip LLVM's optimizations (the slow tests and the figures do not) and
+# share what they compiled, between processes and from one run to the next.
+test: export XLA_FLAGS += --xla_backend_optimization_level=0
+test: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.pytest_cache/jax
+test: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.1
 test: $(READY)  ## Run the tests, without the slow ones
-	@XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0" $(PYTEST) -q -m "not slow" -n $(WORKERS) --dist loadgroup $(ARGS)
+	@$(PYTEST) -q -m "not slow" -n $(WORKERS) --dist loadgroup $(ARGS)
 
 test-slow: $(READY)  ## Run the slow tests
 	@$(PYTEST) -q -m slow -n $(WORKERS) --dist loadgroup $(ARGS)

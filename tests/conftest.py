@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # LAPACK's threads and XLA's fight for the same cores
 
@@ -18,6 +19,17 @@ hypothesis.settings.load_profile("jacspec")
 
 @pytest.fixture(autouse=True, scope="module")
 def _few_programs() -> Iterator[None]:
-    """Forget compiled programs after each file: thousands of them exhaust the memory maps a process may have."""
+    """Forget compiled programs when there are many: they use up the memory maps that Linux grants a process (65,530)."""
     yield
-    jax.clear_caches()
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_text().count("\n") > 25_000:
+        jax.clear_caches()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that look at the same run of an experiment stay in one process, which then runs it once."""
+    for item in items:
+        params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        if "drawn" in params:
+            item.add_marker(pytest.mark.xdist_group(params["drawn"]))

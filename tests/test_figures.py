@@ -47,7 +47,7 @@ MAY_BE_ZERO = {
 }
 
 
-@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in NAMES])
+@pytest.fixture(scope="module", params=NAMES)
 def drawn(request):
     name = request.param
     before = jax.config.values["jax_disable_most_optimizations"]

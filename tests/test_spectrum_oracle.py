@@ -92,7 +92,8 @@ def test_few_chains_are_exempt():
     assert len(ILL) <= 5
 
 
-COARSE = {("prescribed", 2, 1), ("relu", 3, 200)}  # one rounding of the data moves a value past the float32 tolerance
+COARSE = {case for case in CASES if case[0] == "prescribed"} | {("relu", 3, 200)}
+"""Chains of which one rounding of the data moves a value past the float32 tolerance."""
 MISSED = {
     ("jordan", 6, 200)
 }  # here QR is right against the norm of a row and not entry by entry: off by 1e-2 in float32
@@ -106,12 +107,12 @@ def tolerance32(want, T):
 def test_a_rounding_of_the_data_moves_the_chains_that_float32_cannot_hold(case):
     Js = made(case).astype(np.float32)
     sign = np.random.default_rng(0).choice([-1, 1], Js.shape)
-    want, moved = (truth(J.astype(float), case[1], np.zeros(1)) for J in (Js, Js * (1 + 2.0**-23 * sign)))
+    want, moved = (truth(J.astype(float), case[1], np.array([0.0, 1500.0])) for J in (Js, Js * (1 + 2.0**-23 * sign)))
     live = np.isfinite(want) & np.isfinite(moved)
     assert (np.abs(moved[live] - want[live]) > tolerance32(want[live], case[2])).any()
 
 
-@pytest.mark.parametrize("case", each([c for c in CASES if c not in ILL | COARSE | MISSED]))
+@pytest.mark.parametrize("case", each([c for c in CASES if c not in ILL | COARSE]))
 def test_float32_is_right_for_the_rounded_chain(case):
     Js = made(case)
     Js = [J.astype(np.float32) for J in Js] if isinstance(Js, list) else Js.astype(np.float32)

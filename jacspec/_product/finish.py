@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jacspec._product.logs import Logs, normalize_rows, scale_columns
+from jacspec._product.logs import Logs, normalize_rows, relative, scale_columns
 
 MAX_STEPS = 40  # two to seven are normal
 PAIRWISE_FROM = 16  # from this step on only the method with a proof
@@ -124,8 +124,11 @@ def _solve(logs: Logs, U: Array) -> Finished:
     U = jnp.where(jnp.isfinite(logs.hi)[:, None], U, 0)
 
     # Two LQ passes, U = L Q^T and then the same for (diag(e^l) L)^T. Each damps the coupling of two rows by e^-gap.
+    # Columns in the order of their size in diag(e^l) U keep small ones from being wetted by large ones.
     logs, U = _sort(logs, U)
-    Q, R = jnp.linalg.qr(U.T)
+    columns = jnp.argsort(-jnp.max(jnp.abs(U) * relative(logs)[:, None], axis=0))
+    Q, R = jnp.linalg.qr(U[:, columns].T)
+    Q = Q[jnp.argsort(columns)]
     N, logs = scale_columns(R, logs)
     order = jnp.argsort(-logs.hi)
     N, logs = scale_columns(jnp.linalg.qr(N[order].T, mode="r"), logs[order])

@@ -72,6 +72,13 @@ def scale_columns(R: Array, logs: Logs) -> tuple[Array, Logs]:
     return normalize_rows(N / top[:, None], add(own, jnp.log(top), nonzero))
 
 
+def relative(logs: Logs) -> Array:
+    """e^(l - l_0), held off underflow: sizes beside the first entry, which is the largest or nearly so."""
+    depth = jnp.where(jnp.isfinite(logs.hi), logs.hi - logs.hi[0], 0)
+    most = _most(logs.hi.dtype)
+    return lax.stop_gradient(jnp.exp(jnp.clip(depth, -most, most)))
+
+
 def _most(dtype) -> float:
     """The largest exponent that does not overflow."""
     return math.log(float(jnp.finfo(dtype).max)) - 1

@@ -3,17 +3,21 @@
 Q is square and orthogonal, l a pair of logs, U has unit rows and stays well conditioned. One step:
 
     A = J Q                                the caller's push
-    A Pi = Q' R                            columns sorted by l_j + log ||A_j||, rows by ||A_i||, descending
+    A Pi = Q' R                            columns sorted by l_j + log ||A_j||, rows by max_j abs(A_ij) e^{l_j}
     R diag(e^l) = diag(e^l') N             in logs, unit rows
     U' = N U
 
-The column sort lets the largest direction lead, the row sort keeps rows of very different size from wetting each
-other (a dead row leaves an exactly zero row of R). An entry of R at the level of its own rounding,
-v_i = eps sum_j abs(Q_ji) ||A_j||, is noise; a row that is noise through and through has a singular value below what
-the precision can see: it is kept at that level, an upper bound, and marked doubtful.
+The column sort lets the largest direction lead. The row sort keeps rows of very different size from wetting each other
+(a dead row leaves an exactly zero row of R); its keys are those of the graded matrix A diag(e^l), which is what is
+being factored: sorted by ||A_i||, a chain of Jordan blocks loses three digits.
+
+An entry of R at the level of its own rounding, v_i = eps sum_j abs(Q_ji) ||A_j||, is noise; a row that is noise through
+and through has a singular value below what the precision can see: it is kept at that level, an upper bound, and marked
+doubtful.
 
 Origin: G. W. Stewart, On graded QR decompositions of products of matrices, ETNA 3 (1995) 39; the same
-representation is the UDT of determinant quantum Monte Carlo (C. Bauer, arXiv:2003.05286).
+representation is the UDT of determinant quantum Monte Carlo (C. Bauer, arXiv:2003.05286). Row sort: A. J. Cox and
+N. J. Higham, Stability of Householder QR factorization for weighted least squares problems, 1998.
 """
 
 from typing import NamedTuple
@@ -84,7 +88,7 @@ def extend(
     logs, U, rounding, doubtful = (state.logs[order], state.U[order], state.rounding[order], state.doubtful[order])
     A = jnp.where(jnp.isfinite(logs.hi), A[:, order], 0)
 
-    descending = jnp.argsort(-rows)
+    descending = jnp.argsort(-jnp.max(lax.stop_gradient(jnp.abs(A)) * lg.relative(logs), axis=1))
     Q, R = qr(A[descending])
     Q = Q[jnp.argsort(descending)]
 
