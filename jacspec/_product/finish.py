@@ -20,6 +20,7 @@ References: Drmac & Veselic, "New fast and accurate Jacobi SVD algorithm" I, SIA
 first, the stopping rule); Demmel & Veselic, "Jacobi's method is more accurate than QR", same journal, 13(4), 1992.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -211,15 +212,23 @@ def _orthogonalize(logs: Logs, U: Array, tolerance: float) -> _Rows:
         resists = (rows.step >= PAIRWISE_FROM) | ((rows.step % 4 == 3) & (rows.size >= SMALL))
         small = rows.size < SMALL
         choices = ((_all_at_once, small & ~resists), (_in_blocks, ~small & ~resists), (_pair_by_pair, resists))
-        state = rows.logs, rows.U
         for method, chosen in choices:
-            turn = lambda _, method=method: (jnp.array(False), method(rows))
-            _, state = lax.while_loop(lambda state: state[0], turn, (chosen & measured, state))
-        return _measure(rows.step + 1, *state, tolerance)
+            rows = _once_if(chosen & measured, method, rows)
+        return _measure(rows.step + 1, rows.logs, rows.U, tolerance)
 
     far, square = jnp.full((), jnp.inf, U.dtype), jnp.zeros(U.shape[:1] * 2, U.dtype)
     start = _Rows(jnp.full((), -1), logs, U, square, square, far, far)
     return lax.while_loop(lambda rows: (rows.off > tolerance) & (rows.step < MAX_STEPS), body, start)
+
+
+def _once_if(chosen: Array, method: Callable[[_Rows], tuple[Logs, Array]], rows: _Rows) -> _Rows:
+    """The rows after one application of `method` if `chosen`. They are carried: XLA hoists what a loop only reads."""
+
+    def turn(state):
+        logs, U = method(state[1])
+        return jnp.array(False), state[1]._replace(logs=logs, U=U)
+
+    return lax.while_loop(lambda state: state[0], turn, (chosen, rows))[1]
 
 
 def _normalized(rows: _Rows, U: Array) -> tuple[Logs, Array]:
