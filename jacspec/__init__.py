@@ -25,13 +25,16 @@ from jacspec.spectrum import spectrum as spectrum
 __version__ = "0.1.0"
 
 
+LATE = ("models", "plotting", "remedies", "results", "tasks", "theory")
+
+
 def __getattr__(name: str):
-    """What needs Flax, Matplotlib or files loads when it is first used."""
+    """What needs Flax, Optax, Matplotlib or files, or is large, loads when it is first used."""
     if name == "from_flax":
         from jacspec.flax import from_flax
 
         return from_flax
-    if name in ("plotting", "results"):
+    if name in LATE:
         return importlib.import_module(f"jacspec.{name}")
     text = f"module 'jacspec' has no attribute {name!r}"
     raise AttributeError(text)
@@ -39,4 +42,4 @@ def __getattr__(name: str):
 
 def __dir__() -> list[str]:
     """The public names, those that load late included."""
-    return sorted([*globals(), "from_flax", "plotting", "results"])
+    return sorted([*globals(), "from_flax", *LATE])

@@ -1,0 +1,246 @@
+"""A task: where its sequences come from, what is asked of them, and when they count as learned.
+
+A task fixes everything that two remedies must have in common to be compared: the law of the data, the loss, what a
+predictor reaches that has learned nothing (`baseline`, `chance`), and the rule by which a sequence is wrong.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jacspec import _checks
+from jacspec._pytree import pytree, static
+
+
+class Batch(NamedTuple):
+    """Sequences and what is asked of them at every step.
+
+    Attributes:
+        inputs: (batch, T, features).
+        targets: (batch, T) class numbers, or (batch, T, outputs) numbers where the loss is logistic or squared.
+        weights: (batch, T), weight of each step in the loss; 0 where nothing is asked, and the target means nothing.
+    """
+
+    inputs: Array
+    targets: Array
+    weights: Array
+
+
+Draw = Callable[[Any, Array, int], Batch]
+"""`draw(data, key, count)`: a batch of `count` sequences."""
+
+
+@pytree
+class Task:
+    """A law of sequences, a loss and a rule of success.
+
+    A frozen value and a pytree: its leaves are the data of a real task, so pass it to a jitted function as an argument.
+
+    Attributes:
+        name: with the options that matter.
+        length: T, steps of a sequence.
+        features: numbers per input.
+        outputs: numbers per output.
+        kind: of the loss at a step: "cross_entropy" (logits of classes, nats), "logistic" (logits of bits, nats) or
+            "squared"; the last two are means over the outputs.
+        baseline: loss of the trivial predictor, which knows the law of the targets and has seen no input.
+        chance: fraction of sequences that this predictor gets wrong.
+        success: largest fraction wrong that counts as solved.
+        tolerance: a sequence is wrong if its mean loss exceeds it; None: if any step that is asked for is wrong (for a
+            squared loss: not exact).
+        held_out: number of sequences kept for evaluation; 0: fresh ones without end.
+        scale: unit of the targets (a squared loss times scale^2 is in the units of the source).
+        sha256: of the data of a real task, or "".
+        data: arrays that `draw` and `draw_held_out` read.
+        draw: the law of training batches.
+        draw_held_out: the law of `evaluation`; `draw` if None.
+    """
+
+    name: str = static()
+    length: int = static()
+    features: int = static()
+    outputs: int = static()
+    kind: str = static()
+    baseline: float = static()
+    chance: float = static()
+    draw: Draw = static()
+    success: float = static(default=0.01)
+    tolerance: float | None = static(default=None)
+    held_out: int = static(default=0)
+    scale: float = static(default=1.0)
+    sha256: str = static(default="")
+    draw_held_out: Draw | None = static(default=None)
+    data: Any = ()
+
+    def __post_init__(self) -> None:
+        _checks.one_of("tasks.Task", "kind", self.kind, ("cross_entropy", "logistic", "squared"))
+
+    def __repr__(self) -> str:
+        asked = f"baseline={self.baseline:.6g}, chance={self.chance:.4g}, success={self.success:g}"
+        return f"Task({self.name}: ({self.length}, {self.features}) -> {self.outputs}, {self.kind}, {asked})"
+
+    def sample(self, key: Array, batch: int) -> Batch:
+        """`batch` training sequences.
+
+        Args:
+            key: a JAX key.
+            batch: number of sequences.
+
+        Returns:
+            A `Batch`, generated on the device.
+
+        Raises:
+            TypeError: if `key` is no key or `batch` no integer.
+            ValueError: for batch < 1 or more than one key.
+        """
+        batch = _checks.integer("tasks.Task.sample", "batch", batch, 1)
+        return _drawn(self.draw, self.data, _key("sample", key), batch)
+
+    def evaluation(self, key: Array, count: int) -> Batch:
+        """`count` sequences to judge by: fresh ones, or of the held-out data of a real task.
+
+        Held-out sequences come in random order, none twice before all have come once: `count = held_out` is all of them.
+
+        Args:
+            key: a JAX key; not one that training uses.
+            count: number of sequences.
+
+        Returns:
+            A `Batch`.
+
+        Raises:
+            TypeError: if `key` is no key or `count` no integer.
+            ValueError: for count < 1 or more than one key.
+        """
+        count = _checks.integer("tasks.Task.evaluation", "count", count, 1)
+        return _drawn(self.draw_held_out or self.draw, self.data, _key("evaluation", key), count)
+
+    def step_losses(self, outputs: Array, batch: Batch) -> Array:
+        """The loss of each step before weighting.
+
+        Args:
+            outputs: (batch, T, outputs), logits or predictions.
+            batch: what they answer.
+
+        Returns:
+            (batch, T), nats or squared units of `scale`; float32 at least.
+
+        Raises:
+            ValueError: for outputs of another shape.
+        """
+        expected = (*batch.weights.shape, self.outputs)
+        if outputs.shape != expected:
+            hint = f"{self.name} asks for (batch, T, outputs)."
+            text = _checks.message(
+                "tasks.Task", "outputs", "have the wrong shape", f"shape {outputs.shape}", str(expected), hint
+            )
+            raise ValueError(text)
+        y = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
+        if self.kind == "cross_entropy":
+            return -jnp.take_along_axis(jax.nn.log_softmax(y), batch.targets[..., None], axis=-1)[..., 0]
+        if self.kind == "logistic":  # -ln sigmoid(y) for a 1, -ln sigmoid(-y) for a 0
+            return jnp.mean(jax.nn.softplus(y * (1 - 2 * batch.targets)), axis=-1)
+        return jnp.mean((y - batch.targets) ** 2, axis=-1)
+
+    def loss(self, outputs: Array, batch: Batch) -> Array:
+        """sum w l / sum w over all sequences and steps.
+
+        Args:
+            outputs: (batch, T, outputs), logits or predictions.
+            batch: what they answer.
+
+        Returns:
+            A scalar, nats or a mean squared error.
+
+        Raises:
+            ValueError: for outputs of another shape.
+        """
+        return jnp.sum(batch.weights * self.step_losses(outputs, batch)) / jnp.sum(batch.weights)
+
+    def step_errors(self, outputs: Array, batch: Batch) -> Array:
+        """Which steps that are asked for are wrong; an output that is not finite is.
+
+        Args:
+            outputs: (batch, T, outputs), logits or predictions.
+            batch: what they answer.
+
+        Returns:
+            (batch, T) bool: another class has the largest logit; a bit the wrong sign; a squared loss is over `tolerance`.
+
+        Raises:
+            ValueError: for outputs of another shape.
+        """
+        losses = self.step_losses(outputs, batch)
+        if self.kind == "cross_entropy":
+            wrong = jnp.argmax(outputs, axis=-1) != batch.targets
+        elif self.kind == "logistic":
+            wrong = jnp.any((outputs >= 0) != (batch.targets > 0.5), axis=-1)
+        else:
+            wrong = ~(losses <= (self.tolerance or 0.0))
+        return (wrong | ~jnp.all(jnp.isfinite(outputs), axis=-1)) & (batch.weights > 0)
+
+    def wrong(self, outputs: Array, batch: Batch) -> Array:
+        """Which sequences are wrong, by the rule of the task.
+
+        Args:
+            outputs: (batch, T, outputs), logits or predictions.
+            batch: what they answer.
+
+        Returns:
+            (batch,) bool.
+
+        Raises:
+            ValueError: for outputs of another shape.
+        """
+        if self.tolerance is None:
+            return jnp.any(self.step_errors(outputs, batch), axis=1)
+        w = batch.weights
+        mean = jnp.sum(w * self.step_losses(outputs, batch), axis=1) / jnp.sum(w, axis=1)
+        return ~(mean <= self.tolerance)
+
+
+@partial(jax.jit, static_argnames=("draw", "count"))
+def _drawn(draw: Draw, data: Any, key: Array, count: int) -> Batch:
+    return draw(data, key, count)
+
+
+def _key(function: str, key: Any) -> Array:
+    """A single JAX key, typed or raw."""
+    name, hint = f"tasks.Task.{function}", "Make one with jax.random.key(seed)."
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not typed and not (isinstance(key, jax.Array) and key.dtype == jnp.uint32):
+        raise TypeError(_checks.message(name, "key", "is not a JAX key", type(key).__name__, "a key", hint))
+    if key.ndim != (0 if typed else 1):
+        hint = "Map over keys with jax.vmap."
+        raise ValueError(_checks.message(name, "key", "is not a single key", f"shape {key.shape}", "one key", hint))
+    return key
+
+
+def at_the_end(targets: Array, length: int, dtype: Any) -> tuple[Array, Array]:
+    """One target a sequence, asked for at the last step.
+
+    Args:
+        targets: (batch,) or (batch, outputs).
+        length: T.
+        dtype: of the weights.
+
+    Returns:
+        targets (batch, T) or (batch, T, outputs), the same at all steps, and weights (batch, T), 1 at the last.
+    """
+    count = targets.shape[0]
+    last = jnp.zeros((count, length), dtype).at[:, -1].set(1)
+    return jnp.broadcast_to(targets[:, None], (count, length, *targets.shape[1:])), last
+
+
+def at_least(task: str, length: Any, least: int, holds: str) -> int:
+    """`length` as an int of at least `least` steps, which a sequence needs to hold what `holds` says."""
+    name = f"tasks.{task}"
+    value = _checks.integer(name, "length", length, -(2**31))
+    if value < least:
+        expected = f"a length of at least {least}"
+        raise ValueError(_checks.message(name, "length", "is too short", value, expected, f"It must hold {holds}."))
+    return value
