@@ -1,0 +1,202 @@
+"""The random rate network h' = W phi(h) + xi, W_ij ~ N(0, g^2/n), xi ~ N(0, v), as n -> infinity.
+
+The state is Gaussian with variance q = g^2 <phi^2> + v. Step Jacobians W diag(phi') have the exponents of a product of
+independent ones, of which the whole spectrum follows from the law of D^2 = phi'(h)^2: with m(y) = <y D^2 / (1 + y D^2)>,
+
+    u = m(y),    lambda(u) = (1/2) ln(g^2 u / y),    0 < u < 1, the fraction of exponents above lambda,
+
+which is (1/2) ln[g^2 (1 - u) / S(-u)] with S the S-transform of D^2 (m = -psi(-y)). Integrated by parts,
+
+    L(u) = int_0^u lambda du = u (lambda(u) - 1/2) + (1/2) <ln(1 + y D^2)>,
+
+so that the Kaplan-Yorke dimension (L = 0), the entropy (L where lambda = 0) and the mean exponent (L(1)) cost one root.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jacspec import activations
+from jacspec._pytree import pytree
+from jacspec.activations import Activation
+from jacspec.theory import _domain
+from jacspec.theory._quadrature import gaussian_mean
+from jacspec.theory.recurrent import _roots
+
+LOG_Y = (-60.0, 800.0)
+TOLERANCE = 1e-9
+
+
+@pytree
+class RateNetwork:
+    """Mean field of a rate network; exponents in nats per step, n the number of units.
+
+    Attributes:
+        q: variance of the pre-activations, <h^2>; 0 where the network is silent, NaN where it diverges.
+        slope_square: <phi'^2>.
+        leading: lambda_1 = ln(g sqrt<phi'^2>).
+        mean: mean exponent, ln g - 1/2 + <ln abs phi'>; -inf where phi' is exactly zero for some units.
+        dimension: Kaplan-Yorke dimension / n.
+        entropy: sum of the positive exponents / n.
+        error: of the quadrature, the largest disagreement of two rules in q / (1 + q), <phi'^2> and the mean.
+        converged: whether q exists and `error` is below 1e-9 (float32: sqrt eps).
+    """
+
+    q: Array
+    slope_square: Array
+    leading: Array
+    mean: Array
+    dimension: Array
+    entropy: Array
+    error: Array
+    converged: Array
+
+
+def rate_network(gain: Any, *, activation: str | Activation = "tanh", input_variance: Any = 0.0) -> RateNetwork:
+    """Fixed point, leading and mean exponent, dimension and entropy of h' = W phi(h) + xi.
+
+    q = g^2 <phi^2> + v,    lambda_1 = ln(g sqrt<phi'^2>),    mean = ln g - 1/2 + <ln abs phi'>,    <> over h ~ N(0, q).
+
+    Args:
+        gain: g > 0, the standard deviation of sqrt(n) W_ij; scalar.
+        activation: phi, a name of the table or an `Activation`.
+        input_variance: v >= 0, of independent Gaussian input at every step; scalar.
+
+    Returns:
+        A `RateNetwork` of the largest fixed point q.
+
+    Raises:
+        TypeError: for what is no real number, or an activation without a derivative.
+        ValueError: for gain <= 0, input_variance < 0, or an unknown activation.
+
+    Reference: H. Sompolinsky, A. Crisanti, H. J. Sommers, Phys. Rev. Lett. 61 (1988) 259; R. Engelken, F. Wolf,
+    L. F. Abbott, Phys. Rev. Research 5 (2023) 043044 (arXiv 2006.02427).
+
+    Example:
+        >>> net = rate_network(3.0)
+        >>> [round(float(v), 6) for v in (net.q, net.leading, net.mean)]
+        [6.305391, 0.310249, -2.272805]
+    """
+    phi = activations.get(activation, function="theory.rate_network")
+    gain = _domain.positive("theory.rate_network", "gain", gain)
+    variance = _domain.nonnegative("theory.rate_network", "input_variance", input_variance)
+    return _network((gain, variance), phi)
+
+
+def rate_spectrum(u: Any, gain: Any, *, activation: str | Activation = "tanh", input_variance: Any = 0.0) -> Array:
+    """Lyapunov spectrum lambda(u) of h' = W phi(h) + xi: the exponent that the fraction u of all exceeds.
+
+    lambda(u) = (1/2) ln(g^2 u / y),    <y phi'^2 / (1 + y phi'^2)> = u
+
+    Args:
+        u: 0 < u < 1, (i - 1/2) / n for the i-th of n exponents; any shape.
+        gain: g > 0; scalar.
+        activation: phi, a name of the table or an `Activation`.
+        input_variance: v >= 0, of independent Gaussian input at every step; scalar.
+
+    Returns:
+        Exponents of the shape of u, nats per step; -inf from the fraction of live units on (ReLU, hard tanh).
+
+    Raises:
+        TypeError: for what is no real number, or an activation without a derivative.
+        ValueError: for u outside (0, 1), gain <= 0, input_variance < 0, or an unknown activation.
+
+    Reference: the law of products of free matrices, C. M. Newman, Commun. Math. Phys. 103 (1986) 121, for phi' = 1.
+
+    Example:
+        >>> [round(float(v), 4) for v in rate_spectrum([0.0025, 0.5025], 3.0)]
+        [0.306, -1.4316]
+    """
+    name = "theory.rate_spectrum"
+    phi = activations.get(activation, function=name)
+    u = _domain.within(name, "u", u, lambda v: (v > 0) & (v < 1), "0 < u < 1")
+    gain = _domain.positive(name, "gain", gain)
+    return _spectrum(u, (gain, _domain.nonnegative(name, "input_variance", input_variance)), phi)
+
+
+def _variance(theta: Any, phi: Activation) -> tuple[Array, Array]:
+    """The fixed point q and the error of its quadrature."""
+
+    def F(q, theta):
+        gain, variance = theta
+        return gain**2 * gaussian_mean(lambda a: phi.function(a) ** 2, q, phi.kinks)[0] + variance
+
+    q = _roots.attach_fixed_point(F, _roots.largest_fixed_point(F, range(46, -46, -1), theta), theta)
+    _, error = gaussian_mean(lambda a: phi.function(a) ** 2, q, phi.kinks)
+    return jnp.where(jnp.isnan(theta[0] + theta[1]), jnp.nan, q), theta[0] ** 2 * error / (1 + q)
+
+
+def _slopes(q: Array, phi: Activation):
+    """Means over ln phi'^2: f -> <f(2 ln abs phi')>; in a silent network the limit q -> 0+, which kinks feel."""
+    tiny = jnp.finfo(q.dtype).tiny ** 0.25
+    return lambda f: gaussian_mean(lambda a: f(2 * phi.log_slope(a)), jnp.where(q > tiny, q, q + tiny), phi.kinks)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _network(theta: Any, phi: Activation) -> RateNetwork:
+    gain, _ = theta
+    q, error = _variance(theta, phi)
+    over = _slopes(q, phi)
+    square, square_error = over(jnp.exp)
+    live, live_error = over(lambda log: jnp.where(log == -jnp.inf, 0, log))
+    dead, _ = over(lambda log: (log == -jnp.inf).astype(log.dtype))
+    leading = jnp.log(gain) + 0.5 * jnp.log(square)
+    mean = jnp.where(dead > 0, -jnp.inf, jnp.log(gain) - 0.5 + 0.5 * live)
+
+    def fraction(log_y):
+        return over(lambda log: jax.nn.sigmoid(log_y + log))[0]
+
+    def exponent(log_y):
+        return jnp.log(gain) + 0.5 * (jnp.log(fraction(log_y)) - log_y)
+
+    def average(log_y, theta):
+        """L(u) / u: the mean of the exponents above lambda(u)."""
+        gain, q = theta
+        m = _slopes(q, phi)(lambda log: jax.nn.sigmoid(log_y + log))[0]
+        logs = _slopes(q, phi)(lambda log: jax.nn.softplus(log_y + log))[0]
+        return jnp.log(gain) + 0.5 * (jnp.log(m) - log_y) - 0.5 + 0.5 * logs / m
+
+    low, high = (jnp.asarray(v, q.dtype) for v in LOG_Y)
+    fixed = lax.stop_gradient((gain, q))
+    zero = _roots.bisect(lambda y: lax.stop_gradient(exponent(y)), low, high, 60)
+    chaotic = leading > 0
+    entropy = jnp.where(chaotic, fraction(zero) * average(zero, (gain, q)), 0)  # stationary there: dL/du = lambda = 0
+    crossing = _roots.bisect(lambda y: average(y, fixed), low, high, 60)
+    crossing = _roots.attach(average, jnp.where(chaotic & (mean < 0), crossing, 0), (gain, q))
+    dimension = jnp.where(chaotic, jnp.where(mean < 0, fraction(crossing), 1.0), 0)
+    error = jnp.maximum(error, jnp.maximum(square_error, live_error / (1 + jnp.abs(live))))
+    known = lambda value: jnp.where(jnp.isnan(q), jnp.nan, value)
+    return RateNetwork(
+        q=q,
+        slope_square=known(square),
+        leading=known(leading),
+        mean=known(mean),
+        dimension=known(dimension),
+        entropy=known(entropy),
+        error=known(error),
+        converged=known(error) < max(TOLERANCE, float(jnp.finfo(q.dtype).eps) ** 0.5),
+    )
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _spectrum(u: Array, theta: Any, phi: Activation) -> Array:
+    q, _ = _variance(theta, phi)
+
+    def residual(log_y, theta):
+        u, q = theta
+        return u - _slopes(q, phi)(lambda log: jax.nn.sigmoid(log_y + log))[0]
+
+    low, high = (jnp.asarray(v, q.dtype) for v in LOG_Y)
+
+    def one(u):
+        fixed = lax.stop_gradient((u, q))
+        log_y = _roots.bisect(lambda y: residual(y, fixed), low, high, 60)
+        log_y = _roots.attach(residual, log_y, (u, q))
+        live, _ = _slopes(q, phi)(lambda log: (log > -jnp.inf).astype(log.dtype))
+        value = jnp.log(theta[0]) + 0.5 * (jnp.log(u) - log_y)
+        return jnp.where(u < live, value, jnp.where(jnp.isnan(u + q), jnp.nan, -jnp.inf))
+
+    return jax.vmap(one)(u.ravel()).reshape(u.shape)
