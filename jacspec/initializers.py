@@ -14,6 +14,8 @@ import numpy as np
 from jax import Array
 
 from jacspec import _checks
+from jacspec.theory.critical import CriticalScales as CriticalScales
+from jacspec.theory.critical import critical as critical
 
 
 def orthogonal(key: Array, shape: int | tuple[int, int], dtype: Any, *, gain: float = 1.0, gates: int | None = None):

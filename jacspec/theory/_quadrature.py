@@ -46,13 +46,16 @@ KRONROD = np.concatenate([_KRONROD, _KRONROD[-2::-1]])
 GAUSS = np.concatenate([_GAUSS, _GAUSS[-2::-1]])
 
 
-def gaussian_mean(f: Callable[[Array], Array], q: Array, kinks: tuple[float, ...] = ()) -> tuple[Array, Array]:
+def gaussian_mean(
+    f: Callable[[Array], Array], q: Array, kinks: tuple[float, ...] = (), *, panels: int = PANELS
+) -> tuple[Array, Array]:
     """E f(a) for a ~ N(0, q), and an estimate of its absolute error.
 
     Args:
         f: elementwise function of an array; it may put axes in front (several functions at once).
         q: variance >= 0, scalar.
         kinks: points where f or a derivative of it jumps.
+        panels: fewer serve a first guess: 4 hold about 1e-6 for f of width 1 and q < 30.
 
     Returns:
         (value, error), both of the dtype of q and of the shape of the axes in front.
@@ -60,13 +63,14 @@ def gaussian_mean(f: Callable[[Array], Array], q: Array, kinks: tuple[float, ...
     q = jnp.asarray(q)
     q = q.astype(jnp.result_type(q.dtype, float))
     safe = jnp.where(q > 0, q, 1)
-    a, half = _panels(lax.stop_gradient(safe), kinks)
+    a, half = _panels(lax.stop_gradient(safe), kinks, panels)
     density = jnp.exp(-0.5 * a * a / safe) / jnp.sqrt(2 * jnp.pi * safe)
     values = f(a) * (density * half[:, None])
     value = values @ jnp.asarray(KRONROD, q.dtype)
     error = disagreement(value, values @ jnp.asarray(GAUSS, q.dtype), jnp.abs(values) @ jnp.asarray(KRONROD, q.dtype))
     at_zero = f(jnp.zeros((), q.dtype))
-    return jnp.where(q > 0, value.sum(axis=-1), at_zero), jnp.where(q > 0, error.sum(axis=-1), 0)
+    at_zero = jnp.where(q == 0, at_zero, jnp.nan)  # a variance that is negative or NaN has no mean
+    return jnp.where(q > 0, value.sum(axis=-1), at_zero), jnp.where(q > 0, error.sum(axis=-1), 0 * at_zero)
 
 
 def disagreement(kronrod: Array, gauss: Array, magnitude: Array) -> Array:
@@ -80,7 +84,7 @@ def disagreement(kronrod: Array, gauss: Array, magnitude: Array) -> Array:
 
 def nodes(q: Array, kinks: tuple[float, ...] = ()) -> tuple[Array, Array, Array]:
     """Nodes a, Kronrod weights and Gauss weights (zero between) for integrals over a against a density of variance q."""
-    a, half = _panels(lax.stop_gradient(q), kinks)
+    a, half = _panels(lax.stop_gradient(q), kinks, PANELS)
     kronrod, gauss = (half[:, None] * jnp.asarray(rule, q.dtype) for rule in (KRONROD, GAUSS))
     return a.ravel(), kronrod.ravel(), gauss.ravel()
 
@@ -91,21 +95,21 @@ def panel_nodes(edges: Array) -> tuple[Array, Array]:
     return (edges[..., :-1] + half)[..., None] + half[..., None] * jnp.asarray(NODES, edges.dtype), half
 
 
-def _panels(q, kinks):
+def _panels(q, kinks, panels):
     """Panels from -REACH sqrt q to REACH sqrt q, edges at 0 and at the kinks."""
     scale = jnp.minimum(1.0, jnp.sqrt(q))
     end = jnp.arcsinh(REACH * jnp.sqrt(q) / scale)
-    right = _side(scale, end, [k for k in kinks if k > 0])
-    left = _side(scale, end, [-k for k in kinks if k < 0])
+    right = _side(scale, end, [k for k in kinks if k > 0], panels)
+    left = _side(scale, end, [-k for k in kinks if k < 0], panels)
     return panel_nodes(jnp.concatenate([-left[:0:-1], right]))
 
 
-def _side(scale, end, kinks):
+def _side(scale, end, kinks, panels):
     """Edges from 0 to the end of one side."""
     breaks = [jnp.zeros_like(end), *(jnp.minimum(jnp.arcsinh(kink / scale), end) for kink in sorted(set(kinks))), end]
     edges = [breaks[0][None]]
     for k, (left, right) in enumerate(itertools.pairwise(breaks)):
-        count = PANELS if k == len(breaks) - 2 else INNER
+        count = panels if k == len(breaks) - 2 else min(panels, INNER)
         share = np.arange(1, count + 1) / count
         edges.append(left + (right - left) * jnp.asarray(share * (1 + CROWDING * (1 - share)), end.dtype))
     return scale * jnp.sinh(jnp.concatenate(edges))
