@@ -1,0 +1,106 @@
+"""Importance weighting under covariate shift: the training loss as the test inputs would see it."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jacspec import _checks
+from jacspec.operators import matmul, norms
+
+MAX_STEPS = 100  # five to ten are normal
+
+
+def importance_weights(train_features: Array, test_features: Array, *, penalty: float = 1e-3) -> Array:
+    """Weights p_test(x) / p_train(x) of the training inputs, by telling the two sets apart.
+
+    With a logistic regression P(test | x) = sigma(w . x + b), Bayes' rule gives
+
+        p_test(x) / p_train(x) = (n_train / n_test) exp(w . x + b),
+
+    exact where the log ratio is linear in the features, such as for two Gaussians of one covariance.
+
+    Args:
+        train_features: (n_train, d).
+        test_features: (n_test, d).
+        penalty: ridge on w in units of the pooled standard deviation, > 0: the loss is the mean log loss plus
+            penalty ||w||^2 / 2. It keeps w finite where the sets can be separated.
+
+    Returns:
+        (n_train,), positive, mean 1.
+
+    Raises:
+        TypeError: for features that are not floating arrays.
+        ValueError: for shapes that do not fit, values that are not finite, penalty <= 0.
+
+    Reference: H. Shimodaira, J. Stat. Plan. Inference 90 (2000) 227 (weighting); M. Sugiyama, T. Suzuki, T. Kanamori,
+    Density Ratio Estimation in Machine Learning, Cambridge 2012 (logistic regression).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jacspec import remedies
+        >>> train, test = jnp.array([[0.0], [1.0]] * 50), jnp.array([[1.0]] * 75 + [[0.0]] * 25)
+        >>> remedies.importance_weights(train, test, penalty=1e-9)[:2].round(4).tolist()
+        [0.5, 1.5]
+    """
+    name = "remedies.importance_weights"
+    train = _checks.array(name, "train_features", train_features, 2, "(n_train, d)")
+    test = _checks.array(name, "test_features", test_features, 2, "(n_test, d)")
+    if 0 in train.shape or test.shape[0] == 0 or test.shape[1] != train.shape[1]:
+        got, want = f"shapes {train.shape} and {test.shape}", "(n_train, d) and (n_test, d), none of them 0"
+        raise ValueError(_checks.message(name, "test_features", "does not fit train_features", got, want))
+    for argument, features in (("train_features", train), ("test_features", test)):
+        _checks.finite(name, argument, features)
+    if not penalty > 0:
+        raise ValueError(_checks.message(name, "penalty", "is out of range", penalty, "penalty > 0"))
+    return _weights(train, test, penalty)
+
+
+@jax.jit
+def _weights(train: Array, test: Array, penalty: float) -> Array:
+    pooled = jnp.concatenate([train, test])
+    spread = jnp.std(pooled, axis=0)
+    X = (pooled - jnp.mean(pooled, axis=0)) / jnp.where(spread > 0, spread, 1)
+    X = jnp.concatenate([X, jnp.ones((X.shape[0], 1), X.dtype)], axis=1)
+    y = (jnp.arange(X.shape[0]) >= train.shape[0]).astype(X.dtype)
+    ridge = jnp.full(X.shape[1], penalty, X.dtype).at[-1].set(0)
+    radius = jnp.max(norms(X))
+
+    def gradient(w):
+        return matmul(X.T, jax.nn.sigmoid(matmul(X, w)) - y) / y.size + ridge * w
+
+    def newton(state):
+        count, w, g = state
+        p = jax.nn.sigmoid(matmul(X, w))
+        H = matmul(X.T * (p * (1 - p)), X) / y.size + jnp.diag(ridge)
+        step = jnp.linalg.solve(H + jnp.finfo(X.dtype).eps * jnp.eye(w.size, dtype=X.dtype), g)
+        # The third derivative of the logistic loss is at most radius times the second, so that a step shortened to
+        # log(1 + d) / d, d = radius ||step||, descends from everywhere (generalized self-concordance).
+        d = radius * norms(step)
+        w = w - step * jnp.where(d > 0, jnp.log1p(d) / jnp.where(d > 0, d, 1), 1)
+        return count + 1, w, gradient(w)
+
+    start = jnp.zeros(X.shape[1], X.dtype)
+    tolerance = 10 * jnp.finfo(X.dtype).eps * radius
+    _, w, _ = lax.while_loop(
+        lambda s: (s[0] < MAX_STEPS) & (norms(s[2]) > tolerance), newton, (0, start, gradient(start))
+    )
+    return train.shape[0] * jax.nn.softmax(matmul(X[: train.shape[0]], w))
+
+
+def effective_sample_size(weights: Array) -> Array:
+    """How many equally weighted examples are as good: (sum w)^2 / sum w^2.
+
+    Args:
+        weights: (n,), not negative.
+
+    Returns:
+        Scalar in [1, n].
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jacspec import remedies
+        >>> remedies.effective_sample_size(jnp.array([1.0, 1.0, 0.0])).item()
+        2.0
+    """
+    shares = weights / jnp.max(weights)
+    return jnp.sum(shares) ** 2 / jnp.sum(shares**2)
