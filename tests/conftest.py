@@ -22,7 +22,7 @@ def _few_programs() -> Iterator[None]:
     """Forget compiled programs when there are many: they use up the memory maps that Linux grants a process (65,530)."""
     yield
     maps = Path("/proc/self/maps")
-    if maps.exists() and maps.read_text().count("\n") > 25_000:
+    if maps.exists() and maps.read_text().count("\n") > 12_000:
         jax.clear_caches()
 
 

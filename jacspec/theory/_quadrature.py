@@ -62,15 +62,14 @@ def gaussian_mean(
     """
     q = jnp.asarray(q)
     q = q.astype(jnp.result_type(q.dtype, float))
-    safe = jnp.where(q > 0, q, 1)
+    safe = jnp.where(q == 0, 1, jnp.where(q > 0, q, jnp.nan))  # what is no variance has no mean
     a, half = _panels(lax.stop_gradient(safe), kinks, panels)
     density = jnp.exp(-0.5 * a * a / safe) / jnp.sqrt(2 * jnp.pi * safe)
     values = f(a) * (density * half[:, None])
     value = values @ jnp.asarray(KRONROD, q.dtype)
     error = disagreement(value, values @ jnp.asarray(GAUSS, q.dtype), jnp.abs(values) @ jnp.asarray(KRONROD, q.dtype))
     at_zero = f(jnp.zeros((), q.dtype))
-    at_zero = jnp.where(q == 0, at_zero, jnp.nan)  # a variance that is negative or NaN has no mean
-    return jnp.where(q > 0, value.sum(axis=-1), at_zero), jnp.where(q > 0, error.sum(axis=-1), 0 * at_zero)
+    return jnp.where(q == 0, at_zero, value.sum(axis=-1)), jnp.where(q == 0, 0, error.sum(axis=-1))
 
 
 def disagreement(kronrod: Array, gauss: Array, magnitude: Array) -> Array:

@@ -1,0 +1,16 @@
+"""Random matrices: spectra of Gaussian products at infinite width, and their exponents at finite width."""
+
+from jacspec.theory.random_matrix.gaussian import fuss_catalan_cdf as fuss_catalan_cdf
+from jacspec.theory.random_matrix.gaussian import fuss_catalan_density as fuss_catalan_density
+from jacspec.theory.random_matrix.gaussian import fuss_catalan_edge as fuss_catalan_edge
+from jacspec.theory.random_matrix.gaussian import fuss_catalan_moment as fuss_catalan_moment
+from jacspec.theory.random_matrix.gaussian import ginibre_product_cdf as ginibre_product_cdf
+from jacspec.theory.random_matrix.gaussian import log_norm_growth as log_norm_growth
+from jacspec.theory.random_matrix.gaussian import newman_exponents as newman_exponents
+from jacspec.theory.random_matrix.gaussian import triangular_exponents as triangular_exponents
+from jacspec.theory.random_matrix.rectangular import haar_block_cdf as haar_block_cdf
+from jacspec.theory.random_matrix.rectangular import haar_block_density as haar_block_density
+from jacspec.theory.random_matrix.rectangular import haar_block_edge as haar_block_edge
+from jacspec.theory.random_matrix.rectangular import marchenko_pastur_cdf as marchenko_pastur_cdf
+from jacspec.theory.random_matrix.rectangular import marchenko_pastur_density as marchenko_pastur_density
+from jacspec.theory.random_matrix.rectangular import marchenko_pastur_edges as marchenko_pastur_edges
