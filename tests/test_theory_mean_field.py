@@ -313,6 +313,7 @@ def test_bad_input_is_nan_under_jit():
     assert not found.converged.any()
 
 
+@pytest.mark.slow
 def test_float32():
     found = mf.phase("tanh", weight_variance=jnp.float32(3), bias_variance=jnp.float32(0.05), q=jnp.float32(1))
     assert found.q_star.dtype == jnp.float32

@@ -1,0 +1,157 @@
+"""A convolutional network whose every layer can keep every direction: delta-orthogonal kernels, circular padding.
+
+h_l = f(K_l * h_{l-1} + b_l),    y = C mean_space(h_L) + c
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from jacspec import _checks, activations, initializers, layers
+from jacspec._pytree import pytree
+from jacspec.activations import Activation
+from jacspec.chain import JacobianChain, layer_chain
+from jacspec.models import _depth, _weights
+
+LAWS = ("delta_orthogonal", "gaussian", "he", "critical")
+
+
+@pytree
+class MeanOverSpace:
+    """The mean of each channel."""
+
+    def __call__(self, h: Array, x: Any = None) -> Array:
+        """(space..., channels) -> (channels,); x is not used."""
+        del x
+        return h.mean(axis=tuple(range(h.ndim - 1)))
+
+
+class Convolutional(nnx.Module):
+    """Convolutions of one width with circular padding, the mean over space, and a linear readout.
+
+    Parameters: ``blocks[l]``, L of them and the readout last, each with a ``kernel`` (W for the readout) and b.
+
+    Args:
+        channels_in: channels of the input.
+        channels: c >= channels_in, of every layer.
+        outputs: numbers the readout has.
+        depth: L, number of convolutions.
+        kernel_size: (k,) or (k1, k2), or k for (k, k).
+        activation: f.
+        initialization: law of the kernels: "delta_orthogonal"; "gaussian" and "he", of variance gain^2 / (k1 k2 c_in)
+            and twice that; "critical", delta-orthogonal on the edge of chaos. The readout is Gaussian.
+        gain: factor of that law; 1 is on the edge for the critical one.
+        bias_variance: sigma_b^2 of the convolutions.
+        dtype: of the parameters and of all that is computed.
+        rngs: `nnx.Rngs`; the stream ``params`` is used.
+
+    Raises:
+        TypeError: for arguments of the wrong type.
+        ValueError: for unknown names (the nearest is given), or sizes out of range.
+
+    Reference: L. Xiao et al., Dynamical isometry and a mean field theory of CNNs, ICML 2018.
+
+    Example:
+        >>> import jax.numpy as jnp, jacspec as js
+        >>> from flax import nnx
+        >>> from jacspec.models import Convolutional
+        >>> model = Convolutional(1, 4, 10, depth=3, activation="linear", rngs=nnx.Rngs(0))
+        >>> model(jnp.ones((2, 8, 8, 1))).shape
+        (2, 10)
+        >>> chain = model.chain(jnp.ones((8, 8, 1)))[1:-1]  # without the first layer and the readout
+        >>> bool(abs(js.log_singular_values(chain)).max() < 1e-5)
+        True
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels: int,
+        outputs: int,
+        *,
+        depth: int,
+        kernel_size: int | tuple[int, ...] = 3,
+        activation: str | Activation = "tanh",
+        initialization: str = "delta_orthogonal",
+        gain: float = 1.0,
+        bias_variance: float = 0.0,
+        dtype: Any = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        name = "models.Convolutional"
+        _checks.one_of(name, "initialization", initialization, LAWS)
+        activations.get(activation, function=name)
+        depth = _checks.integer(name, "depth", depth, 1)
+        self.channels_in = _checks.integer(name, "channels_in", channels_in, 1)
+        channels = _checks.integer(name, "channels", channels, 1)
+        size = kernel_size if isinstance(kernel_size, (tuple, list)) else (kernel_size,) * 2
+        self.axes, self.activation, self.dtype = len(size), activation, jnp.dtype(dtype)
+
+        rngs = _weights.streams(name, rngs)
+        variance = _weights.number(name, "bias_variance", bias_variance, 0)
+        gain = _weights.number(name, "gain", gain, 0)
+        gain = _weights.critical_gain(name, initialization, gain, activation, bias_variance=variance)
+        self.blocks = nnx.List([])
+        for c in (self.channels_in, *(channels,) * (depth - 1)):
+            kernel = _kernel(initialization, rngs.params(), tuple(size), c, channels, dtype, gain)
+            bias = _weights.noise(rngs.params(), channels, dtype, variance)
+            self.blocks.append(nnx.Dict(kernel=nnx.Param(kernel), b=nnx.Param(bias)))
+        W = _weights.draw(
+            "gaussian", rngs.params(), (_checks.integer(name, "outputs", outputs, 1), channels), dtype, 1.0
+        )
+        self.blocks.append(nnx.Dict(W=nnx.Param(W), b=nnx.Param(jnp.zeros(outputs, dtype))))
+
+    def layers(self) -> list[Any]:
+        """The L convolutions and the readout, on one example, for `layer_chain`."""
+        *hidden, head = ({key: value[...] for key, value in block.items()} for block in self.blocks)
+        convolutions = [layers.Conv(p["kernel"], p["b"], self.activation) for p in hidden]
+        return [*convolutions, layers.Sequential(MeanOverSpace(), layers.Dense(head["W"], head["b"]))]
+
+    def __call__(self, inputs: Array) -> Array:
+        """The outputs of a batch.
+
+        Args:
+            inputs: (batch, H, W, channels_in), or (batch, length, channels_in) for a kernel of one axis.
+
+        Returns:
+            (batch, outputs).
+
+        Raises:
+            TypeError: for inputs that are no numeric array.
+            ValueError: for inputs of another shape.
+        """
+        inputs, built = self._checked(inputs, (None,)), self.layers()
+        return jax.vmap(lambda x: _depth.compose(built, x)[0])(inputs)
+
+    def chain(self, inputs: Array, **options: Any) -> JacobianChain:
+        """The Jacobian chain over depth of one example; ``[1:-1]`` leaves out the first layer and the readout.
+
+        Args:
+            inputs: (H, W, channels_in), or (length, channels_in).
+            **options: of `jacspec.layer_chain`.
+
+        Returns:
+            A `JacobianChain` of length L + 1.
+
+        Raises:
+            TypeError: for inputs that are no numeric array.
+            ValueError: for inputs of another shape.
+        """
+        return layer_chain(self.layers(), self._checked(inputs, ()), **options)
+
+    def _checked(self, inputs: Array, batch: tuple[None, ...]) -> Array:
+        shape = (*batch, *(None,) * self.axes, self.channels_in)
+        names = ("batch",) * len(batch) + ("H", "W")[: self.axes] + (str(self.channels_in),)
+        return _weights.inputs("models.Convolutional", inputs, shape, f"({', '.join(names)})", self.dtype)
+
+
+def _kernel(law: str, key: Array, size: tuple[int, ...], c_in: int, c_out: int, dtype: Any, gain: float) -> Array:
+    """K, (*size, c_in, c_out)."""
+    if law in ("delta_orthogonal", "critical"):
+        return initializers.delta_orthogonal(key, size, c_in, c_out, dtype, gain=gain)
+    dense = _weights.draw(law, key, (c_out, math.prod(size) * c_in), dtype, gain)
+    return jnp.moveaxis(dense.reshape(c_out, *size, c_in), 0, -1)
