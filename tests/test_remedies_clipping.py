@@ -39,7 +39,13 @@ PAIRS = {
 }
 
 
-@pytest.mark.parametrize(("kind", "dtype"), [*((kind, jnp.float32) for kind in PAIRS), ("global norm", jnp.float64)])
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        *((kind, jnp.float32) for kind in PAIRS),
+        *(pytest.param(kind, jnp.float64, marks=pytest.mark.slow) for kind in PAIRS),
+    ],
+)
 def test_ordinary_trees_are_clipped_as_by_optax_to_one_ulp(kind, dtype):
     g, bounds = trees(dtype)
     params = jax.tree.map(lambda leaf: jnp.flip(leaf, 0), g)
