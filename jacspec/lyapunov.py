@@ -15,7 +15,7 @@ from jax import Array, lax
 
 from jacspec import _checks
 from jacspec._links import Listed
-from jacspec._product.orthogonal import qr
+from jacspec._product.orthogonal import inverse, row_sorted_qr
 from jacspec._pytree import pytree
 from jacspec.chain import JacobianChain
 from jacspec.operators import matmul, norms
@@ -123,15 +123,17 @@ def _exponents(chain: JacobianChain, k: int, qr_every: int, transient: int) -> L
 
     def orthogonalize(carry, V):
         alive, doubtful = carry
-        # rows in descending order keep rows of very different size apart, and the determinant to the last digit
         V = jnp.where(alive, V, 0)
         alive = jnp.any(V != 0, axis=0)
         size = lax.stop_gradient(norms(V))
-        order, columns = jnp.argsort(-size), jnp.argsort(~alive)  # a dead column in the middle would take a row's place
-        Q, R = qr(V[order][:, columns])
-        back = jnp.argsort(columns)
-        Q = Q[jnp.argsort(order)][:, back]
-        diagonal = jnp.abs(jnp.diagonal(R))[back]
+        columns = jnp.argsort(~alive)  # a dead column in the middle would take a row's place
+
+        def moved(A, columns):
+            return lax.cond(jnp.all(alive), lambda A: A, lambda A: A[:, columns], A)
+
+        Q, R = row_sorted_qr(moved(V, columns), size)
+        back = inverse(columns)
+        Q, diagonal = moved(Q, back), jnp.abs(jnp.diagonal(R))[back]
         # a nonzero row for every direction that survives: the rest are dead by structure, whatever QR makes of them
         rows = jnp.sum(jnp.any(V != 0, axis=1))
         alive = alive & (jnp.cumsum(alive) <= rows) & (diagonal > 0)

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jacspec._product import logs as lg
-from jacspec._product.orthogonal import qr
+from jacspec._product.orthogonal import row_sorted_qr
 from jacspec.operators import matmul, norms
 
 NOISE = 4.0
@@ -88,9 +88,7 @@ def extend(
     logs, U, rounding, doubtful = (state.logs[order], state.U[order], state.rounding[order], state.doubtful[order])
     A = jnp.where(jnp.isfinite(logs.hi), A[:, order], 0)
 
-    descending = jnp.argsort(-jnp.max(lax.stop_gradient(jnp.abs(A)) * lg.relative(logs), axis=1))
-    Q, R = qr(A[descending])
-    Q = Q[jnp.argsort(descending)]
+    Q, R = row_sorted_qr(A, jnp.max(jnp.abs(A) * lg.relative(logs), axis=1))
 
     R, doubted, noise = _without_noise(Q, R, rows)
     if rank is not None:
