@@ -4,6 +4,7 @@ An experiment is a module `experiments/<name>.py` with
 
 - `CONFIG`: what it does by default, JSON values; its entry ``"seed"`` (0 if there is none) is recorded as the seed;
 - `FULL`: the entries that ``--full`` changes;
+- `TINY`: the entries that the tests change, to run it in seconds;
 - `run(config, progress)`: the arrays by name; it calls ``progress(label, done, total)`` as it goes;
 - `main()`: calls ``experiments.alone("<name>")``, so that ``python -m experiments.<name>`` runs it.
 

@@ -39,6 +39,13 @@ CONFIG = {
     "shears": 20,
 }
 FULL = {"sigmoid_draws": 100_000, "critical_steps": 1_000_000}
+TINY = {
+    "sigmoid_draws": 20,
+    "tanh_curve": [0.5, 2.2],
+    "critical_steps": 1000,
+    "transient_size": 6,
+    "transient_steps": 60,
+}
 
 SCALAR = jnp.zeros(1)
 

@@ -35,6 +35,18 @@ CONFIG = {
     "curve_points": 7,
 }
 FULL = {"size": 500, "fresh_steps": 1000, "shared_steps": 2000, "shared_draws": 8}
+TINY = {
+    "size": 10,
+    "biases": [0.0, 2.0],
+    "factors": [0.5, 3.0],
+    "fresh_steps": 20,
+    "burn_in": 5,
+    "shared_burn_in": 5,
+    "shared_steps": 20,
+    "shared_draws": 2,
+    "line_biases": [1.0],
+    "curve_points": 2,
+}
 
 GATES = {"gru": 3, "lstm": 4}
 KEEPS = 1

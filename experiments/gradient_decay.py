@@ -37,6 +37,16 @@ CONFIG = {
     "pixel_lags": [1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64],
 }
 FULL = {"row_updates": 3000, "pixel_updates": 10_000, "examples": 256, "spectrum_examples": 32}
+TINY = {
+    "cells": ["tanh", "LSTM 0", "LSTM 3"],
+    "units": 4,
+    "batch": 4,
+    "row_updates": 2,
+    "pixel_updates": 2,
+    "examples": 3,
+    "spectrum_examples": 2,
+    "pixel_lags": [1, 32, 64],
+}
 
 STATES = ("initial", "trained")
 MAX_SLOPE = {"linear": 1.0, "tanh": 1.0, "relu": 1.0, "sigmoid": 0.25}

@@ -37,6 +37,20 @@ CONFIG = {
     "theory_gains": 36,
 }
 FULL = {"size": 1000, "steps": 2000, "large_size": 1000, "large_steps": 4000, "curve_steps": 10_000}
+TINY = {
+    "size": 12,
+    "steps": 40,
+    "large_size": 16,
+    "large_steps": 40,
+    "large_seeds": 2,
+    "burn_in": 20,
+    "transient": 10,
+    "curve_gains": [0.8, 2.0],
+    "curve_steps": 30,
+    "curve_seeds": 2,
+    "theory_points": 20,
+    "theory_gains": 4,
+}
 
 
 def run(config: dict[str, Any], progress: experiments.Progress) -> dict[str, np.ndarray]:

@@ -38,6 +38,7 @@ CONFIG = {
     "start_correlation": 0.6,
 }
 FULL = {"grid": 400, "networks": 40, "depth": 40}
+TINY = {"grid": 6, "scan": 9, "published": [1.0, 3.0], "weights": [1.0, 3.0], "width": 12, "networks": 2, "depth": 10}
 
 QUANTITIES = ("q_star", "chi_1", "xi_q", "c_star", "chi_c", "xi_c", "error", "converged")
 

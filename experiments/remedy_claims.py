@@ -48,6 +48,24 @@ CONFIG = {
     "shift_rate": 0.05,
 }
 FULL = {"updates": 3000, "seeds": 10, "order_width": 800, "order_draws": 8, "shift_updates": 1000, "turn_steps": 30_000}
+TINY = {
+    "clip_steps": 40,
+    "forget_steps": 50,
+    "turn_steps": 400,
+    "width": 8,
+    "depth": 2,
+    "batch": 10,
+    "updates": 20,
+    "seeds": 2,
+    "scales": [1.0, 1000.0],
+    "order_width": 12,
+    "order_batch": 8,
+    "order_depth": 12,
+    "order_draws": 1,
+    "shift_depth": 3,
+    "shift_updates": 20,
+    "shift_every": 10,
+}
 
 
 def run(config: dict[str, Any], progress: experiments.Progress) -> dict[str, np.ndarray]:

@@ -86,7 +86,7 @@ def batches(ax: Any, data: dict[str, np.ndarray], _: dict[str, Any]) -> None:
             x = j + 0.16 * (2 * i - 1) + np.linspace(-0.06, 0.06, len(runs))
             ax.plot(x, runs, color=color, marker=marker, label=name if not j else None, **OPEN)
     ax.axhline(0.1, color="0.7", linewidth=0.6, zorder=0)
-    ax.set(xlim=(-0.5, 1.5), ylim=(0, 1.05), ylabel="held-out accuracy")
+    ax.set(xlim=(-0.5, 1.5), ylim=(0, 1.05), xlabel="batches", ylabel="held-out accuracy")
     ax.set_xticks([0, 1], ["shuffled", "one class"])
     ax.minorticks_off()
     ax.legend(loc="center left", handlelength=1)
