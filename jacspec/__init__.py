@@ -25,7 +25,7 @@ from jacspec.spectrum import spectrum as spectrum
 __version__ = "0.1.0"
 
 
-LATE = ("models", "plotting", "remedies", "results", "tasks", "theory")
+LATE = ("models", "plotting", "remedies", "results", "tasks", "theory", "training")
 
 
 def __getattr__(name: str):
@@ -34,6 +34,10 @@ def __getattr__(name: str):
         from jacspec.flax import from_flax
 
         return from_flax
+    if name == "compare":
+        from jacspec.comparison import compare
+
+        return compare
     if name in LATE:
         return importlib.import_module(f"jacspec.{name}")
     text = f"module 'jacspec' has no attribute {name!r}"
@@ -42,4 +46,4 @@ def __getattr__(name: str):
 
 def __dir__() -> list[str]:
     """The public names, those that load late included."""
-    return sorted([*globals(), "from_flax", *LATE])
+    return sorted([*globals(), "compare", "from_flax", *LATE])

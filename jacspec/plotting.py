@@ -15,6 +15,9 @@ import numpy as np
 
 from jacspec import _files
 from jacspec._files import message
+from jacspec._overlays import Overlay as Overlay
+from jacspec._overlays import plot_exponents as plot_exponents
+from jacspec._overlays import plot_spectrum as plot_spectrum
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,12 +16,14 @@ RANKS: dict[str, float] = {
     **dict.fromkeys(["activations", "_product", "_claims"], 1),
     **dict.fromkeys(["_steps", "_links"], 1.5),
     **dict.fromkeys(["chain", "cells", "layers", "theory"], 2),
-    **dict.fromkeys(["_leading", "_walks"], 2.5),
+    **dict.fromkeys(["_leading", "_walks", "_overlays"], 2.5),
     **dict.fromkeys(["parameter_gradients", "compose"], 3.5),
     **dict.fromkeys(["spectrum", "lyapunov", "gradients", "initializers", "flax", "tasks", "results", "plotting"], 3),
     **dict.fromkeys(["remedies", "models"], 4),
     **dict.fromkeys(["training", "diagnosis"], 5),
-    **dict.fromkeys(["cli", "__init__", "__main__"], 6),
+    "comparison": 5.5,
+    **dict.fromkeys(["cli", "__init__"], 6),
+    "__main__": 6.5,
 }
 CORE = {"typing", "_pytree", "_checks", "operators", "activations", "_product", "_steps", "_links", "chain"}
 CORE |= {"cells", "layers", "_leading", "_walks", "compose", "spectrum", "lyapunov", "gradients", "parameter_gradients"}

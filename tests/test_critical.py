@@ -54,11 +54,15 @@ def test_a_residual_network_stays_below_e():
     assert float(grown.log_chi[-1]) == pytest.approx(50 * np.log1p(1 / 50), abs=1e-12)
 
 
-def test_gated_cells_ask_the_recurrent_theory():
+def test_a_gru_asks_the_recurrent_theory():
     gru = init.critical(architecture="gru", gate_bias=1.0, input_variance=0.5)
     assert float(recurrent.gru(gru.weight_variance, update_bias=1.0, input_variance=0.5).chi) == pytest.approx(
         1, abs=1e-6
     )
+
+
+@pytest.mark.slow
+def test_an_lstm_asks_the_recurrent_theory():
     lstm = init.critical(architecture="lstm", gate_bias=1.0)
     assert float(lstm.weight_variance) == float(recurrent.lstm_critical(forget_bias=1.0).weight_variance)
     assert lstm.q_star is None

@@ -52,7 +52,7 @@ def draw(data, config):
 @pytest.fixture
 def tree(tmp_path):
     """A repository with one experiment, its figure, and as much of the package as the runner needs."""
-    rooms = [f"jacspec/{room}.py" for room in ("_checks", "_claims", "_files", "plotting", "results")]
+    rooms = [f"jacspec/{room}.py" for room in ("_checks", "_claims", "_files", "_overlays", "plotting", "results")]
     for file in ("experiments/__init__.py", "figures/__init__.py", "figures/__main__.py", *rooms):
         (tmp_path / file).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / file, tmp_path / file)

@@ -220,7 +220,14 @@ def lstm_theory(weights, biases=(0, 0, 0), noise=(0, 0, 0, 0)):
 MATRIX = functools.partial(pytest.param, "matrix", marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize(("kind", "case"), [MATRIX("after, chaotic"), *(("law", case) for case in GRUS)])
+def of_law(cases, *quick):
+    """All cases by the law of large numbers; those that are not named as quick are slow tests."""
+    return [pytest.param("law", case, marks=[] if case in quick else pytest.mark.slow) for case in cases]
+
+
+@pytest.mark.parametrize(
+    ("kind", "case"), [MATRIX("after, chaotic"), *of_law(GRUS, "after, keeps, driven", "before, driven")]
+)
 def test_gru_with_fresh_weights(kind, case):
     (weights, options), (Source, n, steps, tolerance) = GRUS[case], SIZES[kind]
     chi, size = simulate_gru(Source(0, n), steps, weights, **options)
@@ -231,7 +238,7 @@ def test_gru_with_fresh_weights(kind, case):
     np.testing.assert_allclose(net.leading, 0.5 * np.log(net.chi), rtol=1e-14)
 
 
-@pytest.mark.parametrize(("kind", "case"), [MATRIX("keeps long, driven"), *(("law", case) for case in LSTMS)])
+@pytest.mark.parametrize(("kind", "case"), [MATRIX("keeps long, driven"), *of_law(LSTMS, "uneven")])
 def test_lstm_with_fresh_weights(kind, case):
     (weights, options), (Source, n, steps, tolerance) = LSTMS[case], SIZES[kind]
     chi, size, cell = simulate_lstm(Source(0, n), steps, weights, **options)
