@@ -6,10 +6,12 @@ Exit codes: 0 all well; 1 something failed; 2 usage; 3 a claim does not hold; 13
 import argparse
 import difflib
 import importlib
+import multiprocessing
 import sys
 import time
 import traceback
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import matplotlib as mpl
@@ -49,19 +51,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as bar:
+    with (
+        Progress(*columns, console=console, transient=True) as bar,
+        ThreadPoolExecutor(options.jobs) as pool,
+    ):
         overall = bar.add_task("figures", total=len(options.names))
-        for name in options.names:
-            began = time.perf_counter()
-            try:
-                _bring_up_to_date(name, bar, full=options.full, force=options.force)
-                claims += _draw(name, full=options.full)
-                console.print(f"{name}: drawn, {time.perf_counter() - began:.1f} s in all")
-            except Exception as error:
-                failed.append(name)
-                text = str(error) if isinstance(error, experiments.ExperimentFailed) else traceback.format_exc()
-                console.print(f"{name}: failed\n{text.strip()}", markup=False)
-            bar.advance(overall)
+        current = {
+            name: pool.submit(_bring_up_to_date, name, bar, full=options.full, force=options.force)
+            for name in options.names
+        }
+        try:
+            for name, seconds in current.items():
+                try:
+                    spent = seconds.result()
+                    claims += _draw(name, full=options.full)
+                    console.print(f"{name}: drawn" + (f", computed in {spent:.1f} s" if spent else ""))
+                except Exception as error:
+                    failed.append(name)
+                    text = str(error) if isinstance(error, experiments.ExperimentFailed) else traceback.format_exc()
+                    console.print(f"{name}: failed\n{text.strip()}", markup=False)
+                bar.advance(overall)
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for child in multiprocessing.active_children():
+                child.terminate()
+            raise
     return _report(options, claims, failed, console)
 
 
@@ -73,6 +87,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"figures to draw (all): {', '.join(known)}")
     parser.add_argument("--full", action="store_true", help="full-size experiments; results/full, figures/out/full")
     parser.add_argument("--force", action="store_true", help="run the experiments although their results are current")
+    parser.add_argument("--jobs", type=int, default=2, help="experiments that run at the same time (2)")
     parser.add_argument("--list", action="store_true", help="say which results are current, and do nothing")
     options = parser.parse_args(arguments)
     for name in options.names:
@@ -80,6 +95,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
             near = difflib.get_close_matches(name, known, 1, 0.3)
             hint = f"; did you mean '{near[0]}'?" if near else ""
             parser.error(f"there is no figure '{name}'{hint} Known: {', '.join(known) or 'none yet'}")
+    if options.jobs < 1:
+        parser.error(f"--jobs is {options.jobs}, expected at least 1")
     options.complete = not options.names
     options.names = list(dict.fromkeys(options.names)) or known
     return options
@@ -92,10 +109,12 @@ def _state(name: str, *, full: bool) -> str:
         return f"cannot be imported: {error}"
 
 
-def _bring_up_to_date(name: str, bar: Progress, *, full: bool, force: bool) -> None:
+def _bring_up_to_date(name: str, bar: Progress, *, full: bool, force: bool) -> float:
+    """Run the experiment if its result is not current; the seconds that took."""
+    began = time.perf_counter()
     reason = experiments.staleness(name, full=full)
     if not reason and not force:
-        return
+        return 0.0
     bar.console.print(f"{name}: computing ({reason or 'forced'})", markup=False)
     if reason.startswith("unusable"):
         for suffix in (".npz", ".json"):
@@ -111,6 +130,7 @@ def _bring_up_to_date(name: str, bar: Progress, *, full: bool, force: bool) -> N
         )
     finally:
         bar.remove_task(task)
+    return time.perf_counter() - began
 
 
 def _draw(name: str, *, full: bool) -> list[results.Claim]:
