@@ -25,7 +25,7 @@ from jacspec.spectrum import spectrum as spectrum
 __version__ = "0.1.0"
 
 
-LATE = ("models", "plotting", "remedies", "results", "tasks", "theory", "training")
+LATE = ("comparison", "models", "plotting", "remedies", "results", "tasks", "theory", "training")
 
 
 def __getattr__(name: str):

@@ -1,0 +1,135 @@
+"""The command line: `jacspec compare --task temporal_order --length 50 --remedy none --remedy clip=norm:1 --seeds 5`.
+
+The table goes to stdout, progress to stderr. Exit status: 0 done, 1 a file could not be written, 2 wrong arguments
+(one sentence, before anything trains), 130 interrupted.
+"""
+
+import argparse
+import difflib
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+EPILOG = """remedies are words joined by commas, for example
+  none                       nothing is changed: a tanh Elman network, or plain tanh layers with --depth
+  clip=norm:1                clipping by norm, value (clip=value:0.5 or clip=value:-1:0.5), leaf, agc, zclip, autoclip
+  lstm,forget_bias=1         cells: elman leaky_elman lstm gru mgu minimal_rnn lru; chrono=50 and layers=2 with them
+  init=orthogonal            or identity, xavier, he, gaussian, critical, critical_orthogonal; gain=1.2
+  activation=relu            any name of jacspec.activations
+  omega=norm:4, flossing=16  regularizers of the spectrum
+  residual, skipinit, norm=batch:before
+                             over depth; norm is also layer, rms, weight, cosine, centered_cosine
+  whiten, standardize, reweight, weight_decay=1e-4, lr=0.01, batch=64, optimizer=adam
+  es, cma_es, sep_cma_es, lm_ma_es, ga, pso
+                             training without gradients
+
+a run that was stopped goes on where it was when it is called again with the same --out"""
+
+
+PIPED = 160
+"""Columns of the table where stdout is no terminal."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one sentence with the nearest name; `options` is the text of those there are."""
+
+    options = ""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the sentence and leave with status 2."""
+        print(f"jacspec: {message}", file=sys.stderr)
+        raise SystemExit(2)
+
+    def parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
+        """All arguments; what is unknown is an error that names the nearest."""
+        found, unknown = self.parse_known_args(arguments)
+        if unknown:
+            near = difflib.get_close_matches(unknown[0], re.findall(r"--[a-z-]+", self.options), 1, 0.4)
+            self.error(f"unknown argument {unknown[0]!r}." + (f" Did you mean {near[0]!r}?" if near else ""))
+        return found
+
+
+def parser() -> Parser:
+    """The arguments of every command."""
+    main = Parser(
+        prog="jacspec", description="How gradients travel through recurrent and deep networks.", allow_abbrev=False
+    )
+    commands = main.add_subparsers(dest="command", metavar="command", required=True, parser_class=Parser)
+    form = argparse.RawDescriptionHelpFormatter
+    one = commands.add_parser(
+        "compare", help="train the same task with several remedies", description="Train the same task with several "
+        "remedies at the same data, budget and seeds, and tabulate what each one does.",
+        epilog=EPILOG, formatter_class=form, allow_abbrev=False,
+    )  # fmt: skip
+    source = one.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--task", metavar="NAME", help="temporal_order, adding, digits,order=pixel, ... (jacspec.tasks)"
+    )
+    source.add_argument("--data", metavar="PATH", help="your own task: .npz with inputs and targets, or a .txt")
+    one.add_argument("--length", type=int, metavar="T", help="steps of a sequence (default: that of the task)")
+    one.add_argument("--remedy", action="append", metavar="WORDS", help="a row of the table; give it several times")
+    one.add_argument("--width", type=int, default=50, metavar="N", help="units a layer (50)")
+    one.add_argument(
+        "--depth", type=int, metavar="L", help="layers over depth, each sequence one vector; none: recurrent"
+    )
+    one.add_argument("--updates", type=int, default=2000, metavar="N", help="of every row (2000)")
+    one.add_argument("--batch", type=int, default=20, metavar="B", help="sequences an update (20)")
+    one.add_argument("--learning-rate", type=float, default=0.01, metavar="ETA", help="of every row (0.01)")
+    one.add_argument("--optimizer", default="sgd", metavar="NAME", help="sgd (default) or adam")
+    one.add_argument("--seeds", type=int, default=5, metavar="N", help="runs a row (5)")
+    one.add_argument(
+        "--out", default="comparison", metavar="FOLDER", help="finished rows, table.csv, table.json, figure"
+    )
+    one.add_argument("--quiet", action="store_true", help="no progress")
+    main.options = one.format_usage()
+    return main
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status."""
+    reader = parser()
+    given = reader.parse(arguments)
+    try:
+        prepared = _prepared(given)
+    except (ValueError, TypeError, ImportError, FileNotFoundError) as error:
+        reader.error(str(error))
+    try:
+        _compare(prepared, Path(given.out), quiet=given.quiet)
+    except KeyboardInterrupt:
+        print(f"jacspec: interrupted; finished rows are in {given.out}.", file=sys.stderr)
+        return 130
+    except OSError as error:
+        print(f"jacspec: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _prepared(given: argparse.Namespace) -> Any:
+    """The comparison that the arguments ask for."""
+    from jacspec import comparison, tasks
+
+    if given.data is None:
+        task, length = given.task, given.length
+    else:
+        task, length = tasks.from_file(given.data, length=given.length), None
+    return comparison.prepare(
+        task, given.remedy or ["none"], length=length, width=given.width, depth=given.depth, updates=given.updates,
+        batch=given.batch, learning_rate=given.learning_rate, optimizer=given.optimizer, seeds=given.seeds,
+        store=Path(given.out) / "rows",
+    )  # fmt: skip
+
+
+def _compare(prepared: Any, out: Path, *, quiet: bool) -> None:
+    """Compute, print and write."""
+    from rich.console import Console
+
+    from jacspec import comparison, plotting
+
+    found = prepared.run(progress=not quiet)
+    Console(width=None if sys.stdout.isatty() else PIPED).print(found.table())
+    files = [found.write_csv(out / "table.csv"), found.write_json(out / "table.json")]
+    files += plotting.save_figure(comparison.plot(found), "comparison", out)
+    if not quiet:
+        print("wrote " + ", ".join(map(str, files)), file=sys.stderr)

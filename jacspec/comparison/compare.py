@@ -1,0 +1,287 @@
+"""The comparison: the same task, data, budget and seeds for every remedy, one row each, stored as soon as it is there.
+
+A row is all seeds of a remedy, trained as one program. It is stored under a hash of everything that decides its
+numbers, written whole or not at all; a run that is killed goes on with the first row that is missing.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import inspect
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from jacspec import _checks, results, tasks
+from jacspec.comparison import table
+from jacspec.comparison.build import Plan, plan
+from jacspec.comparison.remedy import Remedy
+from jacspec.comparison.rows import HELD_OUT, MEASURED, RECORDS, Row, train
+from jacspec.models._weights import number
+from jacspec.results import ResultError
+from jacspec.tasks import Task
+
+NAME = "compare"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Comparison:
+    """The rows of a comparison.
+
+    Attributes:
+        task: its name.
+        baseline: loss of the trivial predictor.
+        chance: fraction of sequences that it gets wrong.
+        settings: what all rows share.
+        rows: in the order of the remedies.
+    """
+
+    task: str
+    baseline: float
+    chance: float
+    settings: dict[str, Any]
+    rows: tuple[Row, ...]
+
+    def summaries(self) -> list[table.Summary]:
+        """One line a row."""
+        return [table.summarize(row, self.baseline) for row in self.rows]
+
+    def table(self) -> Any:
+        """For `rich.print`."""
+        return table.rich_table(self)
+
+    def write_csv(self, path: str | os.PathLike) -> Path:
+        """One line a row."""
+        return table.write_csv(self, path)
+
+    def write_json(self, path: str | os.PathLike) -> Path:
+        """Everything."""
+        return table.write_json(self, path)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prepared:
+    """A comparison that has passed every check and has not begun.
+
+    Attributes:
+        task: what is learned.
+        settings: what all rows share.
+        plans: one a row.
+        store: folder of the finished rows, or None.
+    """
+
+    task: Task
+    settings: dict[str, Any]
+    plans: tuple[Plan, ...]
+    store: Path | None
+
+    def run(self, *, progress: bool | Callable[[str], None] = False) -> Comparison:
+        """Compute the rows that are not stored.
+
+        Args:
+            progress: show a bar, or a function that is called with a sentence after every row.
+
+        Returns:
+            A `Comparison`.
+
+        Raises:
+            OSError: if a row cannot be stored.
+        """
+        with _reporter(progress, len(self.plans)) as say:
+            rows = tuple(self._row(one, say) for one in self.plans)
+        return Comparison(self.task.name, self.task.baseline, self.task.chance, self.settings, rows)
+
+    def _row(self, one: Plan, say: Callable[[str], None]) -> Row:
+        config = json.loads(json.dumps(self._config(one)))
+        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:24]
+        found = None if self.store is None else _stored(self.store / f"row-{digest}", config)
+        if found is None:
+            found = train(one, range(self.settings["seeds"]))
+            if self.store is not None:
+                path = self.store / f"row-{digest}"
+                results.save(path, found.arrays(), config, seed=0, wall_time=found.seconds, code=config["version"])
+            say(f"{one.remedy}: {found.seconds:.0f} s")
+        else:
+            say(f"{one.remedy}: stored")
+        return dataclasses.replace(found, remedy=str(one.remedy), law=one.law, parameters=one.parameters)
+
+    def _config(self, one: Plan) -> dict[str, Any]:
+        """Everything that decides the numbers of a row."""
+        return {
+            "task": repr(self.task),
+            "data": self.task.sha256,
+            "remedy": one.remedy.given(),
+            "version": _version(),
+            "x64": bool(jnp.zeros(()).dtype == jnp.float64),
+            "records": RECORDS,
+            "held_out": HELD_OUT,
+            **self.settings,
+        }
+
+
+def compare(
+    task: str | Task,
+    remedies: Iterable[str | Remedy],
+    *,
+    store: str | os.PathLike | None = None,
+    progress: bool | Callable[[str], None] = False,
+    **options: Any,
+) -> Comparison:
+    """What each remedy does to one task: success, loss, spectrum and gradient, at the same data, budget and seeds.
+
+    Args:
+        task: a name such as "temporal_order" or "digits,order=pixel", or a `Task`.
+        remedies: one row each, as `Remedy` or as text: "none", "clip=norm:1", "lstm,forget_bias=1".
+        store: folder of finished rows; a second call with the same arguments takes them from there (a `Task` is known
+            by what it prints and by its sha256). None: no folder.
+        progress: show a bar, or a function that is called with a sentence after every row.
+        **options: of `prepare`: length, width, depth, updates, batch, learning_rate, optimizer, seeds.
+
+    Returns:
+        A `Comparison`.
+
+    Raises:
+        TypeError: for arguments of the wrong type.
+        ValueError: for unknown tasks, remedies or options (the nearest is given), contradictions, numbers out of range;
+            always before anything trains.
+    """
+    known = [name for name in inspect.signature(prepare).parameters if name not in ("task", "remedies", "store")]
+    for option in options:
+        _checks.one_of(NAME, "option", option, known)
+    return prepare(task, remedies, store=store, **options).run(progress=progress)
+
+
+def prepare(
+    task: str | Task,
+    remedies: Iterable[str | Remedy],
+    *,
+    length: int | None = None,
+    width: int = 50,
+    depth: int | None = None,
+    updates: int = 2000,
+    batch: int = 20,
+    learning_rate: float = 0.01,
+    optimizer: str = "sgd",
+    seeds: int = 5,
+    store: str | os.PathLike | None = None,
+) -> Prepared:
+    """All the checks of `compare`, without computing anything.
+
+    Args:
+        task: as in `compare`.
+        remedies: as in `compare`.
+        length: of a task by name; None for its own default.
+        width: units a layer.
+        depth: None for recurrent networks; else the layers of deep ones that see the sequence as one vector.
+        updates: of every row.
+        batch: sequences an update.
+        learning_rate: of every row.
+        optimizer: "sgd" or "adam", of every row.
+        seeds: number of runs a row; the seeds are 0, 1, ...
+        store: as in `compare`.
+
+    Returns:
+        A `Prepared`, to be `run`.
+
+    Raises:
+        ImportError: if the task needs a package that is not installed.
+        TypeError: as `compare`.
+        ValueError: as `compare`.
+
+    Example:
+        >>> from jacspec.comparison import prepare
+        >>> rows = prepare("temporal_order", ["none", "lstm,forget_bias=1", "batch=40"], length=50).plans
+        >>> [(row.law, row.parameters, row.updates, row.batch) for row in rows]
+        [('gaussian', 3054, 2000, 20), ('gaussian, forget_bias 1', 11604, 2000, 20), ('gaussian', 3054, 1000, 40)]
+    """
+    if isinstance(remedies, (str, Remedy)):
+        hint = "Put a single one into a list."
+        raise TypeError(_checks.message(NAME, "remedies", "must be a list", type(remedies).__name__, hint=hint))
+    read = [r if isinstance(r, Remedy) else Remedy.parse(r) for r in remedies]
+    if not read:
+        raise ValueError(_checks.message(NAME, "remedies", "is empty", expected="one remedy or more"))
+    texts = [str(r) for r in read]
+    if len({json.dumps(r.given()) for r in read}) < len(read):
+        raise ValueError(_checks.message(NAME, "remedies", "has the same row twice", texts, "different remedies"))
+    shared: dict[str, Any] = {
+        name: _checks.integer(NAME, name, value, 1)
+        for name, value in {"width": width, "updates": updates, "batch": batch, "seeds": seeds}.items()
+    }
+    shared["depth"] = None if depth is None else _checks.integer(NAME, "depth", depth, 1)
+    rate = number(NAME, "learning_rate", learning_rate, 0)
+    if rate == 0:
+        raise ValueError(_checks.message(NAME, "learning_rate", "is out of range", rate, "learning_rate > 0"))
+    _checks.one_of(NAME, "optimizer", optimizer, ("sgd", "adam"))
+    what = read_task(task, length)
+    keys = ("width", "depth", "updates", "batch")
+    own = {key: shared[key] for key in keys} | {"learning_rate": rate, "rule": optimizer}
+    plans = tuple(plan(remedy, what, **own) for remedy in read)
+    folder = None if store is None else Path(store)
+    return Prepared(what, shared | {"learning_rate": rate, "optimizer": optimizer}, plans, folder)
+
+
+def read_task(task: str | Task, length: int | None = None) -> Task:
+    """The task that a text such as ``"digits,order=pixel"`` names; a `Task` passes through.
+
+    Raises:
+        ImportError: if the task needs a package that is not installed.
+        TypeError: if it is neither, or a length is given for a `Task`.
+        ValueError: for an unknown task or option (the nearest is given), or a value out of range.
+    """
+    if isinstance(task, Task) and length is None:
+        return task
+    if not isinstance(task, str):
+        want = "a name of jacspec.tasks, or a Task (which has its own length)"
+        raise TypeError(_checks.message(NAME, "task", "is of no use", repr(task), want))
+    name, *words = (word.strip() for word in task.split(","))
+    options: dict[str, Any] = {} if length is None else {"length": length}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise ValueError(_checks.message(NAME, "task", "has an option without value", word, "option=value"))
+        options[key] = int(value) if value.lstrip("-").isdigit() else value
+    return tasks.get(name, **options)
+
+
+# The store, and what is said on the way
+
+
+def _stored(path: Path, config: dict[str, Any]) -> Row | None:
+    """The row at `path`, if it is whole and of this configuration."""
+    try:
+        arrays, manifest = results.load(path)
+    except (FileNotFoundError, ResultError):
+        return None
+    known = manifest["config"] == config and set(arrays) == set(MEASURED)
+    return Row("", "", 0, manifest["wall_time"], **arrays) if known else None
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("jacspec")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+@contextlib.contextmanager
+def _reporter(progress: bool | Callable[[str], None], rows: int) -> Iterator[Callable[[str], None]]:
+    """A function that says that a row is there."""
+    if callable(progress) or not progress:
+        yield progress or (lambda _: None)
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as bar:
+        line = bar.add_task("comparing", total=rows)
+
+        def say(sentence: str) -> None:
+            bar.console.print(sentence, highlight=False, markup=False, emoji=False)
+            bar.advance(line)
+
+        yield say

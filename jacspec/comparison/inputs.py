@@ -1,0 +1,97 @@
+"""What is done to the data of a task before the network sees them: each makes another `Task` of the same answers."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jacspec.operators import matmul
+from jacspec.remedies import importance_weights
+from jacspec.tasks import Batch, Task
+
+SAMPLE = 1024
+"""Training sequences that means and covariances are taken over."""
+
+KEPT = 1e-6
+"""Directions with a smaller share of the total variance are taken for constant and left out by whitening."""
+
+DUE_LAST = ("adding", "multiplication", "temporal_order", "permutation", "digits", "sunspots")
+"""Tasks whose answer is due at the last step, by the first word of their names."""
+
+
+def due_last(task: Task) -> bool:
+    """Whether nothing is asked for before the last step."""
+    if has_shift(task):
+        return all(not part.weights[:, :-1].any() for part in task.data.values())
+    return task.name.partition(",")[0] in DUE_LAST
+
+
+def standardized(task: Task, *, whole: bool = False) -> Task:
+    """Every feature with mean 0 and variance 1 over the training sequences and steps; constant ones become 0.
+
+    With `whole`, the T x features numbers of a sequence are features of one vector.
+    """
+    x = _seen(task, whole)
+    mean, deviation = x.mean(axis=0), x.std(axis=0)
+    varies = deviation > 0
+    scale = jnp.where(varies, 1 / jnp.where(varies, deviation, 1), 0)
+    return _mapped(task, whole, lambda c, x: (x - c[0]) * c[1], (mean, scale))
+
+
+def whitened(task: Task, *, whole: bool = False) -> Task:
+    """x -> C^(-1/2) (x - mean): features without correlation and of variance 1; C^(-1/2) is symmetric (ZCA).
+
+    With `whole`, the T x features numbers of a sequence are features of one vector.
+    """
+    x = _seen(task, whole)
+    mean = x.mean(axis=0)
+    variance, V = jnp.linalg.eigh(matmul((x - mean).T, x - mean) / len(x))
+    kept = variance > KEPT * variance.sum()
+    root = jnp.where(kept, jnp.where(kept, variance, 1) ** -0.5, 0)
+    W = matmul(V * root, V.T)
+    return _mapped(task, whole, lambda c, x: matmul(x - c[0], c[1]), (mean, W))
+
+
+def _seen(task: Task, whole: bool) -> Array:
+    """Inputs of training, (vectors, features)."""
+    return _vectors(task.sample(jax.random.key(0), SAMPLE).inputs, whole).reshape(-1, _size(task, whole))
+
+
+def _vectors(x: Array, whole: bool) -> Array:
+    return x.reshape(len(x), 1, -1) if whole else x
+
+
+def _size(task: Task, whole: bool) -> int:
+    return task.features * (task.length if whole else 1)
+
+
+def _mapped(task: Task, whole: bool, change: Callable[[Any, Array], Array], constants: Any) -> Task:
+    """The task with the vectors x of its inputs replaced by `change(constants, x)`."""
+    held_out = task.draw_held_out or task.draw
+
+    def changed(data: Any, batch: Batch) -> Batch:
+        new = change(data["constants"], _vectors(batch.inputs, whole))
+        return batch._replace(inputs=new.reshape(batch.inputs.shape))
+
+    return dataclasses.replace(
+        task,
+        draw=lambda data, key, count: changed(data, task.draw(data["task"], key, count)),
+        draw_held_out=lambda data, key, count: changed(data, held_out(data["task"], key, count)),
+        data={"task": task.data, "constants": constants},
+    )
+
+
+def has_shift(task: Task) -> bool:
+    """Whether training and held-out sequences are stored, so that their inputs may follow different laws."""
+    return isinstance(task.data, dict) and isinstance(task.data.get("train"), Batch)
+
+
+def reweighted(task: Task) -> Task:
+    """Training sequences weighted by p_held_out(x) / p_train(x), x the whole sequence; the answers are not used."""
+    train, held_out = (task.data[part].inputs for part in ("train", "held_out"))
+    weights = importance_weights(*(x.reshape(len(x), -1) for x in (train, held_out)))
+    weighted = task.data["train"]._replace(weights=task.data["train"].weights * weights[:, None])
+    return dataclasses.replace(task, data=task.data | {"train": weighted})

@@ -1,0 +1,105 @@
+"""How gradients travel through a network, in two numbers: a probe for `jacspec.training`.
+
+The chain runs over time, or over the hidden layers of equal width of a deep network.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jacspec._pytree import pytree
+from jacspec.chain import JacobianChain, jacobian_chain
+from jacspec.gradients import adjoints
+from jacspec.lyapunov import lyapunov_exponents
+from jacspec.tasks import Batch, Task
+from jacspec.training import _reading as reading
+
+LEADING = 4
+"""Exponents."""
+
+SEQUENCES = 8
+"""Over which exponents and slopes are averaged; with BatchNorm the batch is one state instead."""
+
+
+@pytree
+class Measure:
+    """Leading exponents of the chain, and the slope of the log gradient norm along it.
+
+    Attributes:
+        task: whose loss the gradient is of.
+    """
+
+    task: Task
+
+    def __call__(self, model: Any, batch: Batch) -> dict[str, Array]:
+        """The measures of a model.
+
+        Args:
+            model: of `jacspec.models`.
+            batch: held-out sequences.
+
+        Returns:
+            ``exponents``, (k,): leading growth rates of the QR recursion after a fifth of the steps, nats per step,
+            descending. ``slope``: of log||dE/dh_t|| against t by least squares, nats per step; positive where the
+            gradient vanishes on its way back, inf where it vanishes exactly.
+        """
+        if reading.joint(model):
+            return self._measured(model, batch.inputs, batch)
+        few = jax.tree.map(lambda a: a[:SEQUENCES], batch)
+        one = lambda b: self._measured(model, b.inputs[0], b)
+        each = jax.vmap(lambda b: one(jax.tree.map(lambda a: a[None], b)))(few)
+        return jax.tree.map(lambda a: jnp.mean(a, axis=0), each)
+
+    def _measured(self, model: Any, x: Array, batch: Batch) -> dict[str, Array]:
+        over_time = isinstance(model, reading.Recurrent)
+        chain, cotangent = (self._time if over_time else self._depth)(model, x, batch)
+        T, n = chain.length, chain.shape[0]
+        k = min(LEADING, n)
+        if T == 0:
+            return {"exponents": jnp.full(k, jnp.nan), "slope": jnp.asarray(jnp.nan)}
+        exponents = lyapunov_exponents(chain, k=k, transient=T // 5).exponents
+        return {"exponents": exponents, "slope": slope(adjoints(chain, cotangent).log_norms)}
+
+    def _error_signal(self, y: Array, batch: Batch) -> Array:
+        """dE/dy of outputs (batch, S, outputs)."""
+        return jax.grad(lambda y: self.task.loss(y, reading.asked(batch, y.shape[1])))(y)
+
+    def _time(self, model: Any, x: Array, batch: Batch) -> tuple[JacobianChain, Any]:
+        chain = reading.chain(model, x)
+        y_bar = self._error_signal(reading.outputs(model, x[None]), batch)[0]
+        return chain, reading.cotangent(model, chain.states, y_bar)
+
+    def _depth(self, model: Any, x: Array, batch: Batch) -> tuple[JacobianChain, Array]:
+        vectors = x.reshape(len(x), -1) if x.ndim == 3 else x.ravel()
+        first, *hidden, head = model.layers(vectors)
+        start = first(vectors)
+        if not hidden:
+            return jacobian_chain(_Layer(), start, length=0), jnp.zeros(start.size)
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *hidden)
+        chain = jacobian_chain(_Layer(), start, stacked, check=False)
+        y, pull = jax.vjp(head, chain.states[-1])
+        shape = (len(x), 1, -1) if x.ndim == 3 else (1, 1, -1)
+        return chain, pull(self._error_signal(y.reshape(shape), batch).reshape(y.shape))[0]
+
+
+@pytree
+class _Layer:
+    """The step of a network over depth: its drivers are the layers."""
+
+    def __call__(self, h: Array, layer: Any) -> Array:
+        """The next layer's state."""
+        return layer(h)
+
+    def jacobian(self, h: Array, layer: Any) -> Any:
+        """The layer's own."""
+        return layer.jacobian(h)
+
+
+def slope(log_norms: Array) -> Array:
+    """The slope of log norms (T+1,) against t = 0..T by least squares; inf if one of them is -inf."""
+    t = jnp.arange(log_norms.size, dtype=log_norms.dtype)
+    t = t - jnp.mean(t)
+    found = jnp.sum(t * jnp.where(jnp.isneginf(log_norms), 0, log_norms)) / jnp.sum(t * t)
+    return jnp.where(jnp.isneginf(log_norms).any() & ~jnp.isnan(log_norms).any(), jnp.inf, found)

@@ -1,0 +1,190 @@
+"""A remedy: what is changed about a network or its training, as a value that is read from text and composes.
+
+    clip=norm:1                      one change
+    lstm,forget_bias=1,clip=norm:1   several; two that contradict each other are refused by name
+    none                             no change
+
+Everything a remedy does not name stays as the comparison has it, the same for every row.
+"""
+
+import dataclasses
+from typing import Any
+
+import optax
+
+from jacspec import _checks
+from jacspec.comparison import _words
+from jacspec.comparison._words import refused
+from jacspec.comparison._words import vocabulary as vocabulary
+from jacspec.models.recurrent import FAMILIES
+
+
+@dataclasses.dataclass(frozen=True)
+class Remedy:
+    """Options of a network and of its training; None, False or () is what every row has in common.
+
+    Attributes:
+        text: as it was written.
+        cell: recurrent cell.
+        layers: number of stacked cells.
+        rate: of the leaky cell, in (0, 1].
+        activation: name in the table.
+        init: law of the weights.
+        gain: factor of that law.
+        forget_bias: of the gate that keeps the state.
+        chrono: T_max of chrono initialization, steps.
+        residual: residual layers.
+        skipinit: residual layers whose branches start at 0.
+        norm: normalization, and its position "before" or "after" the activation.
+        whiten: inputs are decorrelated, with unit variance.
+        standardize: every input feature gets mean 0 and variance 1.
+        reweight: training sequences are weighted as the held-out ones would be.
+        clip: names of clipping transformations with their numbers, in the order in which they act.
+        weight_decay: decoupled from the gradient and not clipped, per unit of learning rate.
+        optimizer: "sgd" or "adam".
+        lr: learning rate.
+        batch: sequences an update.
+        omega: form and weight of Pascanu's regularizer.
+        flossing: "before", "during" or "both", and the number k of exponents.
+        search: gradient-free algorithm.
+
+    Example:
+        >>> from jacspec.comparison import Remedy
+        >>> remedy = Remedy.parse("lstm,forget_bias=1") + Remedy.parse("clip=norm:1")
+        >>> remedy.cell, remedy.forget_bias, remedy.clip, str(remedy)
+        ('lstm', 1.0, (('norm', (1.0,)),), 'lstm,forget_bias=1,clip=norm:1')
+    """
+
+    text: str = dataclasses.field(default="none", compare=False)
+    cell: str | None = None
+    layers: int | None = None
+    rate: float | None = None
+    activation: str | None = None
+    init: str | None = None
+    gain: float | None = None
+    forget_bias: float | None = None
+    chrono: float | None = None
+    residual: bool = False
+    skipinit: bool = False
+    norm: tuple[str, str] | None = None
+    whiten: bool = False
+    standardize: bool = False
+    reweight: bool = False
+    clip: tuple[tuple[str, tuple[float, ...]], ...] = ()
+    weight_decay: float | None = None
+    optimizer: str | None = None
+    lr: float | None = None
+    batch: int | None = None
+    omega: tuple[str, float] | None = None
+    flossing: tuple[str, int] | None = None
+    search: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Remedy":
+        """The remedy that a text such as ``"lstm,forget_bias=1"`` names.
+
+        Args:
+            text: words of `vocabulary`, separated by commas.
+
+        Returns:
+            A `Remedy`.
+
+        Raises:
+            TypeError: if it is no text.
+            ValueError: for an unknown word (the nearest is given), a number out of range, or words that contradict
+                each other.
+        """
+        _checks.instance(_words.NAME, "text", text, str, "Write for example 'clip=norm:1'.")
+        words = [word.strip() for word in text.split(",")]
+        found: dict[str, Any] = {}
+        for word in words if words != ["none"] else ():
+            field, value = _words.read(word)
+            if field == "clip":
+                value = (*found.get("clip", ()), value)
+            elif field in found:
+                got = " and ".join(w for w in words if _words.read(w)[0] == field)
+                raise refused(text, f"sets '{field}' twice", got)
+            found[field] = value
+        remedy = cls(text=",".join(words), **found)
+        _consistent(remedy)
+        return remedy
+
+    def __add__(self, other: "Remedy") -> "Remedy":
+        """Both; clipping transformations act in this order."""
+        texts = [r.text for r in (self, other) if r.text != "none"]
+        return Remedy.parse(",".join(texts) or "none")
+
+    def __str__(self) -> str:
+        return self.text
+
+    def given(self) -> dict[str, Any]:
+        """The fields that it changes, as JSON values."""
+        left_open = lambda value: value is None or value is False or value == ()  # and not 0 == False
+        plain = dataclasses.asdict(self)
+        return {name: value for name, value in plain.items() if name != "text" and not left_open(value)}
+
+    def clipping(self) -> list[optax.GradientTransformation]:
+        """The clipping transformations, in order."""
+        return [_words.CLIPS[name][0](*numbers) for name, numbers in self.clip]
+
+
+# What cannot go together
+
+RECURRENT_ONLY = ("cell", "layers", "rate", "forget_bias", "chrono", "omega", "flossing")
+DEPTH_ONLY = ("residual", "skipinit", "norm")
+GRADIENT_ONLY = ("clip", "weight_decay", "optimizer", "lr", "omega", "flossing")
+
+
+def _consistent(r: Remedy) -> None:
+    """Raise for words that contradict each other, whatever the task."""
+    given = r.given()
+    first = lambda names: next((name for name in names if name in given), None)
+    over_time, over_depth, gradients = first(RECURRENT_ONLY), first(DEPTH_ONLY), first(GRADIENT_ONLY)
+    if over_time and over_depth:
+        raise refused(
+            r.text, "contradicts itself", f"'{over_time}' is for recurrent networks, '{over_depth}' for deep ones"
+        )
+    if r.search and gradients:
+        raise refused(r.text, "contradicts itself", f"'{gradients}' acts on gradients, and '{r.search}' has none")
+    if r.whiten and r.standardize:
+        raise refused(r.text, "contradicts itself", "'whiten' and 'standardize'", "one of them")
+    cell = r.cell or "elman"
+    family = FAMILIES[cell]
+    for name in ("forget_bias", "chrono"):
+        if name in given and family.keeps is None:
+            gated = ", ".join(c for c, f in FAMILIES.items() if f.keeps is not None)
+            raise refused(
+                r.text, "contradicts itself", f"'{name}' sets a gate, and '{cell}' has none", f"one of {gated}"
+            )
+    if r.chrono is not None and r.forget_bias is not None:
+        raise refused(r.text, "contradicts itself", "'chrono' and 'forget_bias' set the same bias", "one of them")
+    if r.rate is not None and (cell != "leaky_elman" or r.rate > 1):
+        raise refused(r.text, "is of no meaning", f"rate={r.rate:g} with '{cell}'", "leaky_elman and a rate in (0, 1]")
+    if cell == "lru" and (r.init or r.gain is not None):
+        raise refused(r.text, "contradicts itself", "'lru' has a law of its own", "no 'init' and no 'gain'")
+    law = r.init or ""
+    if law.startswith("critical") and over_time and not _critical(law, cell, r):
+        want = "elman, lstm without chrono, or gru without chrono (critical_orthogonal: elman)"
+        raise refused(r.text, "contradicts itself", f"'{law}' is not known for '{cell}' here", want)
+
+
+def _critical(law: str, cell: str, r: Remedy) -> bool:
+    known = FAMILIES[cell].critical is not None and r.chrono is None
+    return known and (law == "critical" or cell == "elman")
+
+
+def fits(remedy: Remedy, *, deep: bool, batch: int) -> None:
+    """Raise ValueError if a remedy is of no meaning for this kind of network.
+
+    Args:
+        remedy: the remedy.
+        deep: whether the network is one over depth; else it is recurrent.
+        batch: sequences an update, where the remedy does not set it.
+    """
+    given, kind = remedy.given(), "deep" if deep else "recurrent"
+    for name in RECURRENT_ONLY if deep else DEPTH_ONLY:
+        if name in given:
+            hint = "" if deep else "Give a depth for a deep network of the whole sequence."
+            raise refused(remedy.text, f"is not for a {kind} network", f"'{name}'", hint=hint)
+    if remedy.norm and remedy.norm[0] == "batch" and (remedy.batch or batch) < 2:
+        raise refused(remedy.text, "needs a batch of two", f"batch={remedy.batch or batch}", "batch >= 2")

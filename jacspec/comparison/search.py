@@ -1,0 +1,67 @@
+"""Training without gradients, as a row: many seeds of `jacspec.remedies.evolve` in one program."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from jacspec import remedies
+from jacspec.comparison.build import POPULATION, Plan
+from jacspec.training import _reading as reading
+
+
+class Search(NamedTuple):
+    """What a search found, one entry a seed.
+
+    Attributes:
+        start: models at their start.
+        found: models with the best parameters.
+        loss: (seeds,), on held-out sequences.
+        wrong: (seeds,), fraction of them that are wrong.
+        first_loss: (seeds,), of the models at their start.
+        first_wrong: (seeds,).
+    """
+
+    start: list[Any]
+    found: list[Any]
+    loss: np.ndarray
+    wrong: np.ndarray
+    first_loss: np.ndarray
+    first_wrong: np.ndarray
+
+
+def search(plan: Plan, seeds: range, held_out: int) -> Search:
+    """The search of a plan for every seed, all judged on the same sequences.
+
+    BatchNorm takes the statistics of what it sees, at the end too: no update has moved the running ones.
+    """
+    start = [plan.make(nnx.Rngs(seed)) for seed in seeds]
+    graph, _, rest = nnx.split(start[0], nnx.Param, ...)
+    task = plan.seen
+    stack = lambda trees: jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+    parameters = stack([nnx.state(model, nnx.Param) for model in start])
+    judged = task.evaluation(jax.random.key(2**32 - 1), held_out)
+
+    def loss(p: Any, batch: Any) -> tuple[Array, Array]:
+        y = reading.outputs(nnx.merge(graph, p, rest, copy=True), batch.inputs)
+        asked = reading.asked(batch, y.shape[1])
+        return task.loss(y, asked), jnp.mean(task.wrong(y, asked))
+
+    def one(p: Any, key: Array) -> Any:
+        draw, go = jax.random.split(key)
+        sample = task.sample(draw, plan.batch)
+        found = remedies.evolve(
+            lambda p: loss(p, sample)[0], p, go,
+            algorithm=str(plan.remedy.search), population=POPULATION, generations=plan.updates,
+        ).parameters  # fmt: skip
+        return found, loss(found, judged), loss(p, judged)
+
+    keys = stack([jax.random.key(seed) for seed in seeds])
+    found, after, before = jax.jit(jax.vmap(one))(parameters, keys)
+    models = [
+        nnx.merge(graph, jax.tree.map(lambda leaf, i=i: leaf[i], found), rest, copy=True) for i in range(len(seeds))
+    ]
+    return Search(start, models, *map(np.asarray, (*after, *before)))

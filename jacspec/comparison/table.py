@@ -1,0 +1,224 @@
+"""What the seeds of a row say together, as numbers, as a table on the terminal, and as CSV and JSON."""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jacspec import _files
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from jacspec.comparison.compare import Comparison, Row
+
+Z = 1.959963984540054
+"""97.5 % quantile of the normal law: two-sided 95 %."""
+
+
+def wilson(successes: int, trials: int) -> tuple[float, float]:
+    """The 95 % confidence interval of a success probability.
+
+        (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n),    p = successes / n
+
+    Args:
+        successes: 0..trials.
+        trials: n >= 1.
+
+    Returns:
+        The lower and the upper end, within [0, 1].
+
+    Raises:
+        ValueError: unless 0 <= successes <= trials and trials >= 1.
+
+    Reference: E. B. Wilson, J. Am. Stat. Assoc. 22 (1927) 209.
+
+    Example:
+        >>> from jacspec.comparison import wilson
+        >>> [round(end, 4) for end in wilson(5, 5)]
+        [0.5655, 1.0]
+    """
+    if not 0 <= successes <= trials or trials < 1:
+        text = _files.message(
+            "comparison.wilson", "successes", "is out of range", successes, f"0..{trials}, trials >= 1"
+        )
+        raise ValueError(text)
+    p, spread = successes / trials, Z * Z / trials
+    middle = p + spread / 2
+    half = math.sqrt(spread * (p * (1 - p) + spread / 4))
+    low, high = (middle - half) / (1 + spread), (middle + half) / (1 + spread)
+    return (0.0 if successes == 0 else low), (1.0 if successes == trials else high)
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """A row in one line: medians are over seeds, and NaN where there is nothing to take one of.
+
+    Attributes:
+        remedy: as it was written.
+        law: of the initial weights.
+        parameters: number of them.
+        seeds: number of runs.
+        solved: runs that solved the task.
+        success_rate: solved / seeds.
+        success_low: lower end of its 95 % confidence interval (Wilson).
+        success_high: upper end.
+        loss: median final loss on held-out sequences.
+        loss_over_baseline: the same over the loss of the trivial predictor.
+        wrong: median fraction of held-out sequences that are wrong.
+        updates_to_success: median over the runs that solved the task.
+        seconds: of the row, all seeds together.
+        exponent_before: median leading exponent at the start, nats per step.
+        exponent_after: the same at the end.
+        slope_before: median of d log||dE/dh_t|| / dt at the start, nats per step; > 0: the gradient vanishes backward.
+        slope_after: the same at the end.
+        clip_rate: median share of updates that were clipped; NaN without clipping.
+        failures: how many runs exploded, with the first cause of each kind.
+    """
+
+    remedy: str
+    law: str
+    parameters: int
+    seeds: int
+    solved: int
+    success_rate: float
+    success_low: float
+    success_high: float
+    loss: float
+    loss_over_baseline: float
+    wrong: float
+    updates_to_success: float
+    seconds: float
+    exponent_before: float
+    exponent_after: float
+    slope_before: float
+    slope_after: float
+    clip_rate: float
+    failures: str
+
+
+def summarize(row: "Row", baseline: float) -> Summary:
+    """The line of a row; `baseline` is the loss of the trivial predictor."""
+    solved = row.solved_at >= 0
+    low, high = wilson(int(solved.sum()), len(solved))
+    loss = median(row.loss, lost=math.inf)
+    kinds = [kind for kind in row.failures.tolist() if kind]
+    first = {kind: cause for kind, cause in zip(row.failures[::-1].tolist(), row.causes[::-1].tolist(), strict=True)}
+    return Summary(
+        remedy=row.remedy, law=row.law, parameters=row.parameters, seeds=len(solved), solved=int(solved.sum()),
+        success_rate=float(solved.mean()), success_low=low, success_high=high,
+        loss=loss, loss_over_baseline=loss / baseline, wrong=median(row.wrong, lost=1.0),
+        updates_to_success=median(row.solved_at[solved]), seconds=row.seconds,
+        exponent_before=median(row.exponents_before[:, 0]), exponent_after=median(row.exponents_after[:, 0]),
+        slope_before=median(row.slope_before), slope_after=median(row.slope_after), clip_rate=median(row.clip_rate),
+        failures=" | ".join(f"{kinds.count(kind)} exploded, first: {first[kind]}" for kind in dict.fromkeys(kinds)),
+    )  # fmt: skip
+
+
+def median(values: Any, lost: float | None = None) -> float:
+    """The median of what is not NaN; with `lost`, NaN counts as that value."""
+    values = np.asarray(values, float)
+    values = values[~np.isnan(values)] if lost is None else np.where(np.isnan(values), lost, values)
+    return float(np.median(values)) if values.size else math.nan
+
+
+# On the terminal
+
+COLUMNS = (
+    "remedy",
+    "initial law",
+    "solved (95 %)",
+    "loss/base",
+    "wrong",
+    "updates",
+    "exponent",
+    "slope",
+    "clipped",
+    "s",
+)
+
+
+def cells(s: Summary) -> list[str]:
+    """The texts of one line of the table."""
+    return [
+        s.remedy, s.law, f"{s.solved}/{s.seeds} ({s.success_low:.2f}-{s.success_high:.2f})",
+        _text(s.loss_over_baseline, ".3f"), _text(s.wrong, ".3f"), _text(s.updates_to_success, ".0f"),
+        f"{_text(s.exponent_before, '+.2f')} > {_text(s.exponent_after, '+.2f')}",
+        f"{_text(s.slope_before, '+.2f')} > {_text(s.slope_after, '+.2f')}",
+        _text(s.clip_rate, ".2f"), f"{s.seconds:.0f}",
+    ]  # fmt: skip
+
+
+def _text(value: float, form: str) -> str:
+    return "-" if math.isnan(value) else format(value, form)
+
+
+def rich_table(comparison: "Comparison") -> "Table":
+    """The comparison as a table of rich; failures follow in the caption."""
+    from rich.table import Table
+    from rich.text import Text  # plain text: in a str, ":-1:" would be an emoji
+
+    lines = comparison.summaries()
+    shared = comparison.settings
+    title = f"{comparison.task}: {shared['updates']} updates of {shared['batch']} sequences, {shared['seeds']} seeds"
+    caption = [
+        f"loss/base: median held-out loss over {comparison.baseline:.4g}, what the trivial predictor reaches.",
+        "exponent, slope of ln|dE/dh_t|: nats per step, before > after training; a slope > 0 vanishes on its way back.",
+        *(f"{line.remedy}: {line.failures}" for line in lines if line.failures),
+    ]
+    table = Table(title=Text(title), caption=Text("\n".join(caption)), caption_justify="left")
+    for name in COLUMNS:
+        table.add_column(name, justify="left" if name in COLUMNS[:2] else "right", no_wrap=name != "initial law")
+    for line in lines:
+        table.add_row(*map(Text, cells(line)))
+    return table
+
+
+# In files
+
+
+def write_csv(comparison: "Comparison", path: str | os.PathLike) -> Path:
+    """One line a remedy, the columns of `Summary`; whole or not at all."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, [field.name for field in dataclasses.fields(Summary)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(dataclasses.asdict(line) for line in comparison.summaries())
+    return _write(path, stream.getvalue())
+
+
+def write_json(comparison: "Comparison", path: str | os.PathLike) -> Path:
+    """Settings, summaries and every run; what is not finite is the text "nan", "inf" or "-inf"."""
+    value = {
+        "settings": comparison.settings,
+        "task": comparison.task,
+        "baseline": comparison.baseline,
+        "chance": comparison.chance,
+        "summaries": [dataclasses.asdict(line) for line in comparison.summaries()],
+        "runs": [row.plain() for row in comparison.rows],
+    }
+    return _write(path, json.dumps(_json(value), indent=2, allow_nan=False) + "\n")
+
+
+def _write(path: str | os.PathLike, text: str) -> Path:
+    target = Path(path)
+    _files.write((target, text.encode()))
+    return target
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _json(entry) for key, entry in value.items()}
+    if isinstance(value, np.ndarray):
+        return _json(value.tolist())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_json(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

@@ -1,0 +1,210 @@
+"""The side of a training that the host sees: dispatch after dispatch, with the record, the log and the checkpoint."""
+
+import contextlib
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jacspec import _checks, remedies, results
+from jacspec.tasks import Task
+from jacspec.training._loop import RUNNING, STOPPED, Program, State
+from jacspec.training._options import Options
+from jacspec.training.checkpoint import Checkpoint, fingerprint
+
+OWN = ("update", "loss", "metric", "rejected", "training_loss", "gradient_norm", "log_gradient_norm", "clip_rate")
+
+
+class Training:
+    """The states of all seeds, stacked, and their records so far.
+
+    Args:
+        name: the public function that asks.
+        models: one for every seed, of equal shapes.
+        task: what they learn.
+        optimizer: any Optax transformation.
+        seeds: of the data.
+        options: checked.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        models: Sequence[nnx.Module],
+        task: Task,
+        optimizer: Any,
+        seeds: Sequence[int],
+        options: Options,
+    ):
+        self.name, self.task, self.seeds, self.options = name, task, seeds, options
+        graph, parameters, rest = _stacked(name, models)
+        guarded = remedies.reject_nonfinite(optimizer)
+        self.program = Program(
+            graph, guarded, options.batch, options.held_out, options.regularizer, tuple(options.probes),
+            options.success, options.jump, options.patience,
+        )  # fmt: skip
+        self.keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+        _check_probes(name, self.program, _one((parameters, rest), 0), self.keys[0], task)
+        self.states: State = self._over_seeds(self.program.start, 3)(parameters, rest, self.keys, task)
+        self.records: list[list[dict[str, np.ndarray]]] = [[] for _ in seeds]
+        self.done = -1
+
+    def _over_seeds(self, f: Any, mapped: int) -> Any:
+        """A jitted function of stacked arguments, of which the first `mapped` are; one seed is no batch."""
+        if len(self.seeds) > 1:
+            return jax.jit(lambda *a: jax.vmap(f, in_axes=(0,) * mapped + (None,) * (len(a) - mapped))(*a))
+        lift = lambda tree: jax.tree.map(lambda leaf: leaf[None], tree)
+        return jax.jit(lambda *a: lift(f(*_one(a[:mapped], 0), *a[mapped:])))
+
+    def run(self) -> None:
+        """Train until every seed has stopped or has done its updates."""
+        o = self.options
+        with contextlib.ExitStack() as stack:
+            store = None
+            if o.checkpoint is not None:
+                store = Checkpoint(self.name, o.checkpoint, self._fingerprint())
+                stack.callback(store.close)
+            self._run(store)
+
+    def _run(self, store: Checkpoint | None) -> None:
+        o, dispatch = self.options, self._over_seeds(self.program.dispatch, 2)
+        if store is not None and (found := store.restore(self.states)) is not None:
+            self.done, self.states, self.records = found
+        past, begun = self.seconds, time.perf_counter()
+        stops = [0, *range(o.every, o.updates, o.every), o.updates]
+        with _log(o.log, self) as write, _bar(o, self.done) as show:
+            for stop in (s for s in stops if s > self.done):
+                running = np.flatnonzero(np.asarray(self.states.status) == RUNNING)
+                if not len(running):
+                    break
+                self.states, record = dispatch(self.states, self.keys, self.task, np.int32(stop))
+                record = jax.device_get(record)
+                seconds = np.asarray(past + time.perf_counter() - begun)
+                for i in map(int, running):
+                    self.records[i].append(_one(record, i) | {"seconds": seconds})
+                    write(i)
+                    if o.callback is not None and o.callback({"seed": self.seeds[i], **self.records[i][-1]}):
+                        status = self.states.status.at[i].set(STOPPED)
+                        self.states = dataclasses.replace(self.states, status=status)
+                self.done = stop
+                show(stop, record["loss"][running])
+                if store is not None:
+                    store.save(self.done, self.states, self.records)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time so far."""
+        return max((float(rows[-1]["seconds"]) for rows in self.records if rows), default=0.0)
+
+    def _fingerprint(self) -> dict[str, str]:
+        return fingerprint(self.program, _one(self.states, 0), self.states, self.keys, self.task, self.config())
+
+    def config(self) -> dict[str, Any]:
+        """The options in words and numbers, for the log and the checkpoint."""
+        o = self.options
+        numbers = ("updates", "batch", "every", "held_out", "success", "patience")
+        return {
+            "task": repr(self.task),
+            "seeds": list(self.seeds),
+            **{name: getattr(o, name) for name in numbers},
+            "jump": str(o.jump),
+        }
+
+
+def _stacked(name: str, models: Sequence[nnx.Module]) -> tuple[Any, Any, Any]:
+    """The structure that all models share, and their variables with a leading axis of seeds."""
+    parts = [nnx.split(model, nnx.Param, ...) for model in models]
+    shapes = [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), part[1:]) for part in parts]
+    for graph, shape in zip((part[0] for part in parts), shapes, strict=True):
+        if graph != parts[0][0] or shape != shapes[0]:
+            text = _checks.message(
+                name, "make", "makes models that differ in more than their numbers", hint="One for all seeds."
+            )
+            raise ValueError(text)
+    stack = lambda *trees: jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+    return parts[0][0], stack(*(part[1] for part in parts)), stack(*(part[2] for part in parts))
+
+
+def _one(tree: Any, i: int) -> Any:
+    return jax.tree.map(lambda leaf: leaf[i], tree)
+
+
+def _check_probes(name: str, program: Program, variables: tuple[Any, Any], key: Any, task: Task) -> None:
+    """Refuse probes that return no dict, or names that are taken.
+
+    Raises:
+        TypeError: for a probe that returns no dict.
+        ValueError: for a name that is taken.
+    """
+    taken = {"seed", "seconds", *OWN}
+    batch = jax.eval_shape(lambda key: task.evaluation(key, program.batch), key)
+    for i, probe in enumerate(program.probes):
+        merged = lambda s, b, probe=probe: probe(nnx.merge(program.graph, *s, copy=True), b)
+        out = jax.eval_shape(merged, variables, batch)
+        if not isinstance(out, dict):
+            got = type(out).__name__
+            raise TypeError(_checks.message(name, f"probes[{i}]", "returns no dict", got, "dict of arrays by name"))
+        if both := taken & set(out):
+            text = _checks.message(name, f"probes[{i}]", "returns a name that is taken", sorted(both), "other names")
+            raise ValueError(text)
+        taken |= set(out)
+
+
+def _nothing(*arguments: Any) -> None:
+    """Where nobody listens."""
+    del arguments
+
+
+@contextlib.contextmanager
+def _log(path: Any, training: Training) -> Iterator[Any]:
+    """A function that appends the last record of a seed; the header and the records of an earlier part go first."""
+    if path is None:
+        yield _nothing
+        return
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with Path(path).open("w", encoding="utf-8") as stream:
+
+        def line(content: dict[str, Any]) -> None:
+            stream.write(json.dumps(content, allow_nan=False) + "\n")
+            stream.flush()
+
+        line({"config": training.config(), **results._environment()})
+        for seed, rows in zip(training.seeds, training.records, strict=True):
+            for row in rows:
+                line({"seed": seed, **_plain(row)})
+        yield lambda i: line({"seed": training.seeds[i], **_plain(training.records[i][-1])})
+
+
+def _plain(record: dict[str, np.ndarray]) -> dict[str, Any]:
+    """JSON has no NaN and no infinities: null stands for the first, a string for the others."""
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, list):
+            return [convert(v) for v in value]
+        if isinstance(value, float) and not math.isfinite(value):
+            return None if math.isnan(value) else str(value)
+        return value
+
+    return {name: convert(np.asarray(value).tolist()) for name, value in record.items()}
+
+
+@contextlib.contextmanager
+def _bar(options: Options, done: int) -> Iterator[Any]:
+    """A function of the updates done and the loss that moves a progress bar, where there is one."""
+    if not options.progress:
+        yield _nothing
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns) as bar:
+        row = bar.add_task("training", total=options.updates, completed=max(done, 0))
+        yield lambda stop, losses: bar.update(row, completed=stop, description=f"loss {np.median(losses):.4g}")

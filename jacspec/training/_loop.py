@@ -1,0 +1,187 @@
+"""Training as a pure function of a state: many updates in one compiled loop, and what is measured between two loops.
+
+A state stops changing when its status is no longer `RUNNING`. Under `jax.vmap` the loop of a batch of states goes on
+until the last of them stops, and JAX holds the others still, so that many seeds are one program.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax import Array, lax
+
+from jacspec._pytree import pytree
+from jacspec.remedies.clipping import units_and_norm
+from jacspec.remedies.guard import RejectState, all_finite
+from jacspec.remedies.report import ClipReport
+from jacspec.tasks import Batch, Task
+from jacspec.training import _reading
+
+RUNNING, EXPLODED, SOLVED, STOPPED = range(4)
+
+REMEMBERED = 32
+"""Losses of which the median is taken."""
+
+STREAM = 2**32 - 1
+"""Folded into the key of the seed: `nnx.Rngs(seed)` counts its own draws from 0."""
+
+TRAINING, HELD_OUT = range(2)
+
+
+@pytree
+class State:
+    """All that changes in training.
+
+    Attributes:
+        parameters: what the optimizer moves, an `nnx.State`.
+        rest: other variables of the model, such as running statistics.
+        optimizer: the state of the guarded optimizer.
+        update: updates done; the number of the next one, which decides its batch.
+        status: `RUNNING`, `EXPLODED`, `SOLVED`, or `STOPPED` from outside.
+        recent: the last finite training losses, NaN where there were fewer than `REMEMBERED`.
+    """
+
+    parameters: Any
+    rest: Any
+    optimizer: Any
+    update: Array
+    status: Array
+    recent: Array
+
+
+def stream(key: Array, kind: int) -> Array:
+    """The key of the training batches or of the held-out ones."""
+    return jax.random.fold_in(jax.random.fold_in(key, STREAM), kind)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Program:
+    """What does not change in training; the arguments of `jacspec.training.fit` say what it means."""
+
+    graph: Any
+    optimizer: Any  # of `remedies.reject_nonfinite`, whose state is a `RejectState`
+    batch: int
+    held_out: int
+    regularizer: Callable | None
+    probes: tuple[Callable, ...]
+    success: float
+    jump: float
+    patience: int
+
+    def model(self, state: State) -> Any:
+        """The model with the variables of a state."""
+        return nnx.merge(self.graph, state.parameters, state.rest, copy=True)
+
+    def start(self, parameters: Any, rest: Any, key: Array, task: Task) -> State:
+        """The state before the first update."""
+        zero = jnp.zeros((), jnp.int32)
+        out = jax.eval_shape(lambda: self.loss(parameters, rest, task, self.drawn(zero, key, task))[0])
+        recent = jnp.full(REMEMBERED, jnp.nan, out.dtype)
+        return State(parameters, rest, self.optimizer.init(parameters), zero, zero + RUNNING, recent)
+
+    def drawn(self, update: Array, key: Array, task: Task) -> Batch:
+        """The training batch of an update."""
+        return task.sample(jax.random.fold_in(stream(key, TRAINING), update), self.batch)
+
+    def loss(self, parameters: Any, rest: Any, task: Task, batch: Batch) -> tuple[Array, Any]:
+        """What is minimized, and the other variables after the forward pass."""
+        model = nnx.merge(self.graph, parameters, rest, copy=True)
+        value = _reading.loss(model, task, batch)
+        rest = nnx.state(model, nnx.Not(nnx.Param))
+        if self.regularizer is not None:
+            value = value + self.regularizer(model, batch.inputs).astype(value.dtype)
+        return value, rest
+
+    def reference(self, state: State, task: Task) -> Array:
+        """The loss that a jump is measured by; NaN before the first."""
+        return jnp.maximum(jnp.nanmedian(state.recent), task.baseline)
+
+    def jumped(self, state: State, task: Task, loss: Array) -> Array:
+        """Whether a finite loss is an explosion; never while there is nothing to compare with."""
+        return jnp.isfinite(loss) & (loss > self.jump * self.reference(state, task))
+
+    def step(self, state: State, key: Array, task: Task) -> tuple[State, dict[str, Array]]:
+        """One update, or the status that says why there is none."""
+        batch = self.drawn(state.update, key, task)
+        gradient = jax.value_and_grad(self.loss, has_aux=True)
+        (loss, rest), g = gradient(state.parameters, state.rest, task, batch)
+        fine = jnp.isfinite(loss) & all_finite(rest)
+        shown = jax.tree.map(lambda leaf: jnp.where(fine, leaf, jnp.nan), g)  # the one door rejects what is not fine
+        updates, optimizer = self.optimizer.update(shown, state.optimizer, state.parameters, value=loss)
+        report = optimizer.report
+
+        jumped = self.jumped(state, task, loss)
+        exploded = jumped | (report.consecutive > self.patience)
+        accepted = ~(exploded | report.rejected)
+        choose = lambda yes, new, old: jax.tree.map(lambda a, b: jnp.where(yes, a, b), new, old)
+        after = State(
+            choose(accepted, optax.apply_updates(state.parameters, updates), state.parameters),
+            choose(accepted, rest, state.rest),
+            choose(~jumped, optimizer, state.optimizer),
+            state.update + ~exploded,
+            jnp.where(exploded, EXPLODED, state.status),
+            choose(jnp.isfinite(loss) & ~exploded, jnp.roll(state.recent, 1).at[0].set(loss), state.recent),
+        )
+        _, norm = units_and_norm(jax.tree.leaves(g))
+        clipped = [r.clipped for r in _reports(optimizer)]
+        return after, {
+            "updates": jnp.ones((), loss.dtype),
+            "loss": loss,
+            "norm": norm.value.astype(loss.dtype),
+            "log_norm": norm.log.astype(loss.dtype),
+            "clipped": jnp.stack(clipped).any().astype(loss.dtype) if clipped else jnp.full((), jnp.nan, loss.dtype),
+        }
+
+    def advance(self, state: State, key: Array, task: Task, stop: Array) -> tuple[State, dict[str, Array]]:
+        """Updates until `stop` of them are done in all or the status changes, and their sums."""
+        dtype = state.recent.dtype
+        zero = jnp.zeros((), dtype)
+        sums = {"updates": zero, "loss": zero, "norm": zero, "clipped": zero, "log_norm": zero - jnp.inf}
+
+        def body(carry):
+            state, sums = carry
+            state, one = self.step(state, key, task)
+            top = jnp.maximum(sums["log_norm"], one["log_norm"])
+            return state, {name: sums[name] + one[name] for name in sums} | {"log_norm": top}
+
+        going = lambda carry: (carry[0].status == RUNNING) & (carry[0].update < stop)
+        state, sums = lax.while_loop(going, body, (state, sums))
+        count = jnp.where(sums["updates"] > 0, sums["updates"], jnp.nan)
+        return state, {
+            "training_loss": sums["loss"] / count,
+            "gradient_norm": sums["norm"] / count,
+            "log_gradient_norm": jnp.where(sums["updates"] > 0, sums["log_norm"], jnp.nan),
+            "clip_rate": sums["clipped"] / count,
+        }
+
+    def judge(self, state: State, key: Array, task: Task) -> tuple[State, dict[str, Array]]:
+        """The held-out loss and the fraction of sequences wrong, and with it perhaps the status; then the probes."""
+        held = task.evaluation(stream(key, HELD_OUT), self.held_out)
+        model = self.model(state)
+        model.eval()
+        y = _reading.outputs(model, held.inputs)
+        asked = _reading.asked(held, y.shape[1])
+        metric = jnp.mean(task.wrong(y, asked), dtype=state.recent.dtype)
+        solved = (state.status == RUNNING) & (metric <= self.success)
+        record = {"update": state.update, "loss": task.loss(y, asked), "metric": metric}
+        record["rejected"] = state.optimizer.report.times_rejected
+        few = jax.tree.map(lambda a: a[: self.batch], held)
+        for probe in self.probes:
+            record |= probe(self.model(state), few)
+        return dataclasses.replace(state, status=jnp.where(solved, SOLVED, state.status)), record
+
+    def dispatch(self, state: State, key: Array, task: Task, stop: Array) -> tuple[State, dict[str, Array]]:
+        """One call of the device: updates, then what is measured."""
+        state, trained = self.advance(state, key, task, stop)
+        state, judged = self.judge(state, key, task)
+        return state, judged | trained
+
+
+def _reports(optimizer: RejectState) -> list[ClipReport]:
+    """The reports of every clipping in an optimizer state."""
+    is_report = lambda node: isinstance(node, ClipReport)
+    return [node for node in jax.tree.leaves(optimizer, is_leaf=is_report) if is_report(node)]

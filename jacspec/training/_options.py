@@ -1,0 +1,96 @@
+"""The options of `jacspec.training.fit`, checked before anything compiles."""
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import optax
+
+from jacspec import _checks
+from jacspec.tasks import Task
+
+JUDGED = 1000
+"""Held-out sequences, where the task does not have fewer."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Options:
+    """As in `jacspec.training.fit`, which says what they mean."""
+
+    updates: int
+    batch: int = 32
+    every: int = 100
+    probes: Sequence[Callable] = ()
+    regularizer: Callable | None = None
+    success: Any = None
+    jump: Any = 100.0
+    patience: int = 0
+    held_out: Any = None
+    log: str | os.PathLike | None = None
+    callback: Callable | None = None
+    checkpoint: str | os.PathLike | None = None
+    progress: bool = False
+
+
+def checked(name: str, options: dict[str, Any], task: Task, optimizer: Any) -> Options:
+    """The options, with None replaced by what it stands for.
+
+    Raises:
+        TypeError: for options of the wrong type, or an optimizer that is none.
+        ValueError: for unknown options, or values out of range.
+    """
+    known = [field.name for field in dataclasses.fields(Options)]
+    for option in options:
+        _checks.one_of(name, "option", option, known)
+    if "updates" not in options:
+        raise TypeError(_checks.message(name, "updates", "is missing", expected="a number of updates"))
+    o = Options(**options)
+    if not isinstance(optimizer, optax.GradientTransformation):
+        got, want = type(optimizer).__name__, "an optax.GradientTransformation"
+        hint = "Call it: optax.adam(1e-3)." if callable(optimizer) else "Use optax.adam(1e-3), say."
+        raise TypeError(_checks.message(name, "optimizer", "is none", got, want, hint))
+    for argument in ("updates", "batch", "every"):
+        _checks.integer(name, argument, getattr(o, argument), 1)
+    _checks.integer(name, "patience", o.patience, 0)
+    judged = min(task.held_out or JUDGED, JUDGED) if o.held_out is None else o.held_out
+    judged = max(_checks.integer(name, "held_out", judged, 1), o.batch)
+    if not isinstance(o.probes, Sequence):
+        hint = "Put a single one into a list."
+        raise TypeError(
+            _checks.message(name, "probes", "must be a sequence", type(o.probes).__name__, "callables", hint)
+        )
+    forms = {f"probes[{i}]": (probe, "probe(model, batch) -> dict") for i, probe in enumerate(o.probes)}
+    forms |= {"regularizer": (o.regularizer, "regularizer(model, inputs) -> scalar")}
+    forms |= {"callback": (o.callback, "callback(record) -> bool or None")}
+    for argument, (value, form) in forms.items():
+        if value is not None:
+            _checks.function(name, argument, value, form)
+    _checks.one_of(name, "progress", o.progress, (True, False))
+    for argument in ("log", "checkpoint"):
+        value = getattr(o, argument)
+        if value is not None and not isinstance(value, (str, os.PathLike)):
+            raise TypeError(_checks.message(name, argument, "is no path", type(value).__name__, "a path or None"))
+    return dataclasses.replace(o, success=_success(name, o.success, task), jump=_jump(name, o.jump), held_out=judged)
+
+
+def _success(name: str, value: Any, task: Task) -> float:
+    """The largest fraction wrong that ends the training; -1 for never."""
+    if value is None or value is False:
+        return task.success if value is None else -1.0
+    if isinstance(value, (bool, str)) or not isinstance(value, (int, float, np.number)) or not 0 <= value <= 1:
+        want = "None (the task's own), False (never), or a fraction of sequences wrong within [0, 1]"
+        raise ValueError(_checks.message(name, "success", "is unknown", repr(value), want))
+    return float(value)
+
+
+def _jump(name: str, value: Any) -> float:
+    if value is None:
+        return math.inf
+    if isinstance(value, (bool, str)) or not isinstance(value, (int, float, np.number)):
+        raise TypeError(_checks.message(name, "jump", "must be a number", repr(value), "jump > 1, or None"))
+    if not value > 1:
+        raise ValueError(_checks.message(name, "jump", "is out of range", value, "jump > 1, or None"))
+    return float(value)

@@ -1,0 +1,189 @@
+"""The forward and the backward pass of a batch over the states of a model, row by row: where they first fail.
+
+The backward pass is that of `jacspec.adjoints`: in logs, so that it goes on where floating point has overflowed and
+says at which step that was.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+from jax.flatten_util import ravel_pytree
+
+from jacspec.chain import JacobianChain, rescale
+from jacspec.gradients import Adjoints, adjoints
+from jacspec.models import Convolutional, Deep, Recurrent
+from jacspec.operators import norms
+from jacspec.tasks import Batch, Task
+from jacspec.training import _reading
+
+
+class Passes:
+    """A model with the batch that it meets; both passes of all rows are one program each.
+
+    Args:
+        model: any; of what is not of `jacspec.models` only the outputs are known.
+        task: for its loss.
+        batch: of finite numbers.
+    """
+
+    def __init__(self, model: Any, task: Task, batch: Batch):
+        self.model, self.batch = model, batch
+        self.known = isinstance(model, (Recurrent, Deep, Convolutional))
+        self.over_time, self.joint = isinstance(model, Recurrent), _reading.joint(model)
+        graph, variables = nnx.split(model)
+        run = jax.jit(lambda v, x: _reading.outputs(nnx.merge(graph, v, copy=True), x))
+        self.y = run(variables, batch.inputs)
+        self.asked = _reading.asked(batch, self.y.shape[1])
+        self.y_bar = jax.grad(lambda y: task.loss(y, self.asked))(self.y)
+        self.losses = jnp.sum(self.asked.weights * task.step_losses(self.y, self.asked), axis=1)
+
+    def _chain(self, inputs: Array) -> JacobianChain:
+        return _reading.chain(self.model, inputs, **({"store": False} if self.over_time else {}))
+
+    def _rows(self, f: Any, *arguments: Array) -> Any:
+        """f of every row; of the whole batch, as the only row, where it is one state."""
+        lift = lambda *a: jax.tree.map(lambda out: out[None], f(*a))
+        return jax.jit(lift if self.joint else jax.vmap(f))(*arguments)
+
+    def forward(self) -> dict[str, Any]:
+        """The first state that is not finite, or else the first output, or else the loss."""
+        if self.known:
+            both = lambda chain: (chain.states, chain.first_nonfinite)
+            states, first = self._rows(lambda x: both(self._chain(x)), self.batch.inputs)
+            if (failed := np.asarray(first) > 0).any():
+                row = int(np.argmin(np.where(failed, first, np.inf)))
+                return self._failed(row, int(first[row]), _row(states, row))
+        bad = np.argwhere(~np.isfinite(np.asarray(self.y)))
+        if not len(bad):
+            row = int(np.argmax(~np.isfinite(np.asarray(self.losses))))
+            return {"where": f"row {row}: the outputs are finite, their loss is not", "row": row}
+        row, step = int(bad[0][0]), int(bad[0][1]) + self.batch.inputs.shape[1] - self.y.shape[1]
+        of = "the readout of finite states" if self.known else "the output"
+        return {"where": f"row {row}, step {step}: {of} is not finite", "row": row, "step": step}
+
+    def _failed(self, row: int, s: int, states: Any) -> dict[str, Any]:
+        """The row whose state h_s is the first that is not finite, and the gradient of the last that is."""
+        h, before = _at(states, s), np.zeros(1)
+        if s > 1:
+            chain = self._chain(self.batch.inputs if self.joint else self.batch.inputs[row])
+            before = np.asarray(adjoints(chain[: s - 1], _unit(_at(states, s - 1))).log_norms)
+        if self.joint:
+            row = int(np.argmin(np.isfinite(np.asarray(h)).reshape(len(h), -1).all(axis=1)))
+        place = {"step": s - 1, "layer": self._first_layer(h)} if self.over_time else {"layer": s - 1}
+        where = f"row {row}, {_words(place)}: the state is the first that is not finite"
+        return {"where": where, "row": row, **place, **_grown(states, before)}
+
+    def _backward(self) -> tuple[Any, Adjoints]:
+        """The states and their gradients, for every row."""
+
+        def ask(x: Array, y_bar: Array) -> tuple[Any, Adjoints]:
+            chain = self._chain(x)
+            return chain.states, adjoints(chain, _reading.cotangent(self.model, chain.states, y_bar))
+
+        return self._rows(ask, self.batch.inputs, self.y_bar)
+
+    def backward(self) -> dict[str, Any] | None:
+        """The state whose gradient is the first, from the end, beyond floating point; None if there is none."""
+        if not self.known:
+            return None
+        states, found = self._backward()
+        sizes = np.stack([_largest(_row(found.directions, row)) for row in range(len(found.log_norms))])
+        over = sizes + np.asarray(found.log_norms) > self._limit
+        if not over.any():
+            return None
+        last = np.where(over, np.arange(over.shape[1]), -1).max(axis=1)
+        row = int(np.argmax(last))
+        s, logs = int(last[row]), np.asarray(found.log_norms[row])
+        place: dict[str, Any] = {("step" if self.over_time else "layer"): min(s, len(logs) - 2)}
+        if self.over_time:
+            place["layer"] = self._last_layer(_at(_row(found.directions, row), s), float(logs[s]))
+        of = "the batch" if self.joint else f"row {row}"
+        where = f"{of}, {_words(place)}: the gradient that leaves it, backwards, is the first beyond floating point"
+        return {"where": where, "row": None if self.joint else row, **place, **_grown(_row(states, row), logs)}
+
+    def steepest(self, loss: float, reference: float) -> dict[str, Any]:
+        """Where the gradient of the row with the largest loss grows most in one step."""
+        row = int(np.argmax(np.asarray(self.losses)))
+        text = f"the loss {loss:.4g} is {loss / reference:.3g} times what it was ({reference:.3g})"
+        if not self.known:
+            return {"where": f"row {row}: {text}", "row": row}
+        states, found = self._backward()
+        which = 0 if self.joint else row
+        logs = np.asarray(found.log_norms[which])
+        with np.errstate(invalid="ignore"):
+            growth = logs[:-1] - logs[1:]
+        growth = np.where(np.isfinite(growth), growth, -np.inf)
+        at = int(np.argmax(growth))
+        place = {"step" if self.over_time else "layer": at}
+        where = f"{text}; row {row}: the gradient grows most, {growth[at]:.3g} nats, through {_words(place)}"
+        return {"where": where, "row": row, **place, **_grown(_row(states, which), logs)}
+
+    @property
+    def _limit(self) -> float:
+        return float(np.log(float(jnp.finfo(self.y.dtype).max)))
+
+    def _first_layer(self, h: Any) -> int:
+        """The lowest layer of a stack whose state is not finite."""
+        layers = h if len(self.model.cells) > 1 else (h,)
+        return next(l for l, part in enumerate(layers) if not all(map(_finite, jax.tree.leaves(part))))
+
+    def _last_layer(self, g: Any, log: float) -> int:
+        """The highest layer of a stack whose gradient is beyond floating point: the first on the way back."""
+        layers = g if len(self.model.cells) > 1 else (g,)
+        sizes = [max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(part)) for part in layers]
+        return max(l for l, size in enumerate(sizes) if size > 0 and np.log(size) + log > self._limit)
+
+
+def _words(place: dict[str, int]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in place.items())
+
+
+def _row(tree: Any, row: int) -> Any:
+    return jax.tree.map(lambda a: a[row], tree)
+
+
+def _at(states: Any, s: int) -> Any:
+    """h_s."""
+    return states[s] if isinstance(states, list) else jax.tree.map(lambda a: a[s], states)
+
+
+def _finite(a: Array) -> bool:
+    return bool(jnp.isfinite(a).all())
+
+
+def _unit(h: Any) -> Any:
+    """A state of norm 1 in its own direction, or if it is zero along the diagonal."""
+    flat, unravel = ravel_pytree(h)
+    size = float(norms(flat))
+    return unravel(flat / size if size > 0 else jnp.ones_like(flat) / len(flat) ** 0.5)
+
+
+def _flat(states: Any) -> list[Array]:
+    """States h_0 ... h_S as vectors; gradients likewise."""
+    if isinstance(states, list):
+        return [jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(h)]) for h in states]
+    leaves = jax.tree.leaves(states)
+    return list(jnp.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1))
+
+
+def _largest(directions: Any) -> np.ndarray:
+    """Log of the largest entry of each."""
+    with np.errstate(divide="ignore"):
+        return np.log([float(jnp.max(jnp.abs(d))) for d in _flat(directions)])
+
+
+def _grown(states: Any, gradients: Any) -> dict[str, np.ndarray]:
+    """The log norms of the states, NaN where they are not finite, and those of the gradients."""
+    sizes = [float(rescale(h[:, None])[1][0] + log) for h, log in map(_brought_down, _flat(states))]
+    return {"state_log_norms": np.asarray(sizes), "gradient_log_norms": np.asarray(gradients)}
+
+
+def _brought_down(h: Array) -> tuple[Array, Array]:
+    """A vector of largest entry 1, whose norm cannot overflow, and the log of what it was divided by."""
+    top = jnp.max(jnp.abs(h))
+    top = jnp.where(top > 0, top, 1)
+    return h / top, jnp.log(top)

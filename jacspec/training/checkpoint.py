@@ -1,0 +1,153 @@
+"""Checkpoints of a training, by Orbax, and the fingerprint by which a rerun knows that they are its own.
+
+A function has no value that could be compared, but what it computes has: the fingerprint of an optimizer, a regularizer
+or a probe is that of its traced program, constants included.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jacspec import _checks, _files, results
+from jacspec.tasks import Task
+from jacspec.training import _reading
+from jacspec.training._loop import Program, State
+
+Records = list[list[dict[str, np.ndarray]]]
+"""For every seed the records so far."""
+
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+
+
+def fingerprint(
+    program: Program, one: State, states: State, keys: Any, task: Task, config: dict[str, Any]
+) -> dict[str, str]:
+    """What must not change between the parts of a training, by the name of the argument: short texts and hashes."""
+    batch = task.sample(keys[0], program.batch)
+    merge = lambda p, r: nnx.merge(program.graph, p, r, copy=True)
+    variables = one.parameters, one.rest
+    traced: dict[str, tuple[Callable, Any]] = {
+        "model": (lambda p, r, b: _reading.outputs(merge(p, r), b.inputs), (*variables, batch)),
+        "task": (lambda key: (task.sample(key, 1), task.evaluation(key, 1)), (keys[0],)),
+        "optimizer": (program.optimizer.update, (one.parameters, one.optimizer, one.parameters)),
+    }
+    if program.regularizer is not None:
+        regularizer = program.regularizer
+        traced["regularizer"] = (lambda p, r, b: regularizer(merge(p, r), b.inputs), (*variables, batch))
+    traced["probes"] = (lambda p, r, b: [probe(merge(p, r), b) for probe in program.probes], (*variables, batch))
+    marks = {name: str(value) for name, value in config.items()}
+    marks |= {name: _traced(f, *arguments) for name, (f, arguments) in traced.items()}
+    marks["regularizer"] = marks.get("regularizer", "none")
+    marks["model"] += " " + digest((states.parameters, states.rest))
+    marks["task"] = f"{config['task']} {marks['task']} {digest(task.data)}"
+    marks["versions and device"] = json.dumps(results._environment(), sort_keys=True)
+    return marks
+
+
+def digest(tree: Any) -> str:
+    """A hash of the arrays of a tree."""
+    total = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        array = np.asarray(_numbers(leaf))
+        total.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+    return total.hexdigest()[:16]
+
+
+def _traced(f: Callable, *arguments: Any) -> str:
+    """A hash of the program that `f` is."""
+    closed = jax.make_jaxpr(f)(*arguments)
+    text = ADDRESS.sub("", str(closed.jaxpr))
+    return hashlib.sha256(text.encode()).hexdigest()[:16] + digest(closed.consts)
+
+
+def _numbers(leaf: Any) -> Any:
+    """A random key as the numbers that it is made of; anything else as it is."""
+    return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+
+
+class Checkpoint:
+    """The newest state of a training in a directory, and the records before it.
+
+    Args:
+        name: the public function that asks.
+        folder: the directory; made if it is missing.
+        marks: the `fingerprint`.
+
+    Raises:
+        ValueError: if the directory holds a checkpoint of other arguments, or other files.
+    """
+
+    def __init__(self, name: str, folder: str | os.PathLike, marks: dict[str, str]):
+        self.name, self.folder = name, Path(folder).absolute()
+        manifest = self.folder / "fit.json"
+        if manifest.is_file():
+            old = json.loads(manifest.read_text("utf-8"))
+            if differ := sorted(k for k in {*old, *marks} if old.get(k) != marks.get(k)):
+                hint = "Use another directory, or the same arguments."
+                got = f"{', '.join(differ)} differ in {self.folder}"
+                raise ValueError(_checks.message(name, "checkpoint", "is of other arguments", got, hint=hint))
+        elif self.folder.is_dir() and any(self.folder.iterdir()):
+            got = str(self.folder)
+            raise ValueError(_checks.message(name, "checkpoint", "holds other files", got, "an empty directory"))
+        else:
+            _files.write((manifest, json.dumps(marks, indent=2).encode()))
+        import orbax.checkpoint as ocp  # takes a second
+
+        self._save, self._restore = ocp.args.StandardSave, ocp.args.StandardRestore
+        options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
+        self.manager = ocp.CheckpointManager(self.folder / "states", options=options)
+
+    def save(self, done: int, states: State, records: Records) -> None:
+        """Write what has been reached after `done` updates; the one before it stays until this one is whole."""
+        leaves = {f"{i:05d}": np.asarray(_numbers(leaf)) for i, leaf in enumerate(jax.tree.leaves(states))}
+        table = {
+            str(i): {name: np.stack([r[name] for r in rows]) for name in rows[0]} for i, rows in enumerate(records)
+        }
+        tree = {"states": leaves, "records": table}
+        mark = np.frombuffer(bytes.fromhex(digest(tree)), np.uint8)
+        self.manager.save(done, args=self._save(tree | {"digest": mark}))
+
+    def restore(self, like: State) -> tuple[int, State, Records] | None:
+        """(updates, states, records) of the newest checkpoint, or None if there is none yet.
+
+        Args:
+            like: states of the same structure.
+
+        Raises:
+            ValueError: if it is damaged.
+        """
+        done = self.manager.latest_step()
+        if done is None:
+            return None
+        tree: dict[str, Any] = dict(self.manager.restore(done, args=self._restore()))
+        mark = bytes(np.asarray(tree.pop("digest"))).hex()
+        if digest(tree) != mark:
+            got, hint = str(self.folder), "Remove the directory and start again."
+            raise ValueError(_checks.message(self.name, "checkpoint", "is damaged", got, hint=hint))
+        leaves, structure = jax.tree.flatten(like)
+        found = [_as(leaf, tree["states"][f"{i:05d}"]) for i, leaf in enumerate(leaves)]
+        tables = [tree["records"][str(i)] for i in range(len(tree["records"]))]
+        rows = [
+            [{k: np.asarray(v[t]) for k, v in table.items()} for t in range(len(table["update"]))] for table in tables
+        ]
+        return done, jax.tree.unflatten(structure, found), rows
+
+    def close(self) -> None:
+        """Let go of the directory."""
+        self.manager.close()
+
+
+def _as(leaf: Any, numbers: Any) -> Any:
+    """Stored numbers in the place of a leaf."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(jnp.asarray(numbers), impl=jax.random.key_impl(leaf))
+    return jnp.asarray(numbers, leaf.dtype)

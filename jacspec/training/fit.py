@@ -1,0 +1,202 @@
+"""`fit`: a model, a task and an optimizer in, a trained model and the story of its training out."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from flax import nnx
+
+from jacspec import _checks
+from jacspec.tasks import Task
+from jacspec.training import _options, _reading
+from jacspec.training._driver import Training
+from jacspec.training._loop import EXPLODED, RUNNING, SOLVED, STOPPED
+from jacspec.training.trace import Trace, locate
+
+STATUS = {RUNNING: "finished", EXPLODED: "exploded", SOLVED: "solved", STOPPED: "stopped"}
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Fit:
+    """What came of a training.
+
+    Attributes:
+        model: the trained model; after an explosion the last finite one.
+        optimizer_state: for `jacspec.remedies.clip_report` and `reject_report`.
+        history: arrays over the dispatches, the first before any update. ``update``: updates done; ``loss`` and
+            ``metric``: held-out loss, and fraction of the held-out sequences that are wrong; ``training_loss``,
+            ``gradient_norm`` and ``clip_rate``: means over the updates of the dispatch, NaN before the first and the
+            last NaN if nothing clips; ``log_gradient_norm``: the largest, nats, right beyond the range of floating
+            point; ``rejected``: updates rejected so far; ``seconds``: so far; and whatever the probes return.
+        status: "finished", "solved", "stopped" (by the callback) or "exploded".
+        updates: number done.
+        solved_at: that number if the success criterion held, else None.
+        loss: the last held-out loss.
+        metric: the last fraction of held-out sequences wrong.
+        trace: where the explosion began, or None.
+        seconds: wall time; before an interruption included.
+        seed: of the data.
+    """
+
+    model: Any
+    optimizer_state: Any
+    history: dict[str, np.ndarray]
+    status: str
+    updates: int
+    solved_at: int | None
+    loss: float
+    metric: float
+    trace: Trace | None
+    seconds: float
+    seed: int
+
+    def __repr__(self) -> str:
+        text = f"{self.status} after {self.updates} updates, loss={self.loss:.6g}, metric={self.metric:.4g}"
+        return f"Fit({text})" if self.trace is None else f"Fit({text}; {self.trace})"
+
+
+def fit(
+    model: nnx.Module,
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    *,
+    updates: int,
+    batch: int = 32,
+    seed: int = 0,
+    every: int = 100,
+    probes: Sequence[Callable] = (),
+    regularizer: Callable | None = None,
+    success: float | bool | None = None,
+    jump: float | None = 100.0,
+    patience: int = 0,
+    held_out: int | None = None,
+    log: str | os.PathLike | None = None,
+    callback: Callable | None = None,
+    checkpoint: str | os.PathLike | None = None,
+    progress: bool = False,
+) -> Fit:
+    """Train a model on a task: many updates in one compiled loop, probes between two loops, and a stop that is traced.
+
+        loss = task.loss + regularizer,    theta <- theta + optimizer(d loss / d theta)
+
+    Every update is guarded by `jacspec.remedies.reject_nonfinite`: what is not finite is never applied. Batch and
+    held-out data depend on the seed and the number of the update alone, so that every optimizer sees the same, and a
+    second run gives the same bits.
+
+    Args:
+        model: a `jacspec.models` model, or an `nnx.Module` that maps (batch, T, features) to (batch, T, outputs), or to
+            (batch, outputs) for the last step. It is not changed; `Fit.model` is the trained one.
+        task: of `jacspec.tasks`.
+        optimizer: any Optax transformation; remedies are chained into it.
+        updates: number of updates at most.
+        batch: sequences an update.
+        seed: of the data, 0..2**32-1. (That of the model is in the model.)
+        every: updates between two records.
+        probes: callables ``probe(model, batch) -> dict of arrays``, compiled, asked at every record on the same
+            `batch` held-out sequences; see `SpectrumProbe`.
+        regularizer: callable ``regularizer(model, inputs) -> scalar``, added to the loss, or None.
+        success: largest fraction of held-out sequences wrong that ends the training; None: the task's own; False: never.
+        jump: a training loss above `jump` times the larger of the task's baseline and the median of the last 32
+            training losses is an explosion; None: no finite loss is.
+        patience: updates in a row that may be rejected as not finite before that is an explosion.
+        held_out: number of held-out sequences to judge by, `batch` at least; None: 1000, or all that the task has.
+        log: path of a JSON-lines file: a header with configuration and versions, then a line a record.
+        callback: ``callback(record)``, after every record; what is true stops.
+        checkpoint: a directory, written by Orbax after every record. A rerun with the same arguments goes on from there
+            and ends with the same bits.
+        progress: show a bar.
+
+    Returns:
+        A `Fit`.
+
+    Raises:
+        TypeError: for arguments of the wrong type.
+        ValueError: for arguments out of range, a model that does not fit the task, or a checkpoint of other arguments.
+
+    Example:
+        >>> import optax
+        >>> from flax import nnx
+        >>> from jacspec import models, tasks, training
+        >>> task = tasks.adding(10)
+        >>> model = models.Recurrent("elman", task.features, 4, task.outputs, readout="last", rngs=nnx.Rngs(0))
+        >>> found = training.fit(model, task, optax.sgd(0.01), updates=20, every=10)
+        >>> found.status, found.history["update"].tolist()
+        ('finished', [0, 10, 20])
+    """
+    return _fitted(
+        "training.fit", [model], task, optimizer, [seed], updates=updates, batch=batch, every=every, probes=probes,
+        regularizer=regularizer, success=success, jump=jump, patience=patience, held_out=held_out, log=log,
+        callback=callback, checkpoint=checkpoint, progress=progress,
+    )[0]  # fmt: skip
+
+
+def fit_seeds(
+    make: Callable[[nnx.Rngs], nnx.Module],
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    *,
+    seeds: Iterable[int],
+    **options: Any,
+) -> list[Fit]:
+    """`fit` for several seeds as one program: ``[fit(make(nnx.Rngs(seed)), ..., seed=seed) for seed in seeds]``.
+
+    Equal within rounding. A seed that is solved or has exploded stays as it is while the others go on.
+
+    Args:
+        make: ``make(rngs) -> model``; the models must differ in their numbers only.
+        task: as in `fit`.
+        optimizer: as in `fit`.
+        seeds: of model and data, one at least, 0..2**32-1.
+        **options: of `fit`. A record and a line of the log have their ``seed``.
+
+    Returns:
+        One `Fit` for every seed, in their order.
+
+    Raises:
+        TypeError: as `fit`.
+        ValueError: as `fit`, and for models that differ in shape.
+    """
+    name = "training.fit_seeds"
+    _checks.function(name, "make", make, "make(rngs) -> model")
+    seeds = [_checks.integer(name, "seeds", seed, 0, 2**32 - 1) for seed in seeds]
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(_checks.message(name, "seeds", "must be different numbers", seeds, "one seed or more"))
+    return _fitted(name, [make(nnx.Rngs(seed)) for seed in seeds], task, optimizer, seeds, **options)
+
+
+def _fitted(
+    name: str, models: list[nnx.Module], task: Task, optimizer: Any, seeds: list[int], **options: Any
+) -> list[Fit]:
+    _checks.instance(name, "task", task, Task, "Take one of jacspec.tasks.")
+    seeds = [_checks.integer(name, "seed", seed, 0, 2**32 - 1, "A seed lies in 0..2**32-1.") for seed in seeds]
+    checked = _options.checked(name, options, task, optimizer)
+    for model in models:
+        _reading.fits(name, model, task, checked.batch)
+    training = Training(name, models, task, optimizer, seeds, checked)
+    training.run()
+    return [_one(training, i) for i in range(len(seeds))]
+
+
+def _one(training: Training, i: int) -> Fit:
+    """The story of one seed."""
+    state = jax.tree.map(lambda leaf: leaf[i], training.states)
+    rows, code = training.records[i], int(state.status)
+    history = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    exploded = code == EXPLODED
+    return Fit(
+        model=training.program.model(state),
+        optimizer_state=state.optimizer,
+        history=history,
+        status=STATUS[code],
+        updates=int(state.update),
+        solved_at=int(state.update) if code == SOLVED else None,
+        loss=float(history["loss"][-1]),
+        metric=float(history["metric"][-1]),
+        trace=locate(training.program, state, training.keys[i], training.task) if exploded else None,
+        seconds=float(history["seconds"][-1]),
+        seed=training.seeds[i],
+    )
