@@ -4,6 +4,7 @@ Exit codes: 0 all well; 1 something failed; 2 usage; 3 a claim does not hold; 13
 """
 
 import argparse
+import contextlib
 import difflib
 import importlib
 import multiprocessing
@@ -13,12 +14,14 @@ import traceback
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import experiments
+from figures import _gallery
 from jacspec import plotting, results
 
 HERE = Path(__file__).resolve().parent
@@ -153,14 +156,25 @@ def _report(options: argparse.Namespace, claims: list[results.Claim], failed: li
         if options.complete:  # nothing of figures that are no more
             (folder / "claims.json").unlink(missing_ok=True)
         rows = results.write_claims(claims, folder, replace=options.names)
+        page = _gallery.write(folder, rows, _manifests(full=options.full), names())
     except (OSError, results.ResultError) as error:
         console.print(f"the claims could not be written: {error}", markup=False)
         return 1
     print(results.claims_table([row for row in rows if row["figure"] in options.names]))
+    console.print(f"{page}: every figure with its claims", markup=False)
     if failed:
         console.print(f"{len(failed)} of {len(options.names)} figures failed: {', '.join(failed)}")
         return 1
     return 0 if all(claim.holds for claim in claims) else 3
+
+
+def _manifests(*, full: bool) -> dict[str, dict[str, Any]]:
+    """What the results that can be read were made of."""
+    found = {}
+    for name in names():
+        with contextlib.suppress(FileNotFoundError, results.ResultError):
+            found[name] = results.load(name, root=experiments.folder(full=full))[1]
+    return found
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """`python -m figures` recomputes what is stale and only that, survives what fails, and checks the claims."""
 
+import html
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -53,7 +55,13 @@ def draw(data, config):
 def tree(tmp_path):
     """A repository with one experiment, its figure, and as much of the package as the runner needs."""
     rooms = [f"jacspec/{room}.py" for room in ("_checks", "_claims", "_files", "_overlays", "plotting", "results")]
-    for file in ("experiments/__init__.py", "figures/__init__.py", "figures/__main__.py", *rooms):
+    for file in (
+        "experiments/__init__.py",
+        "figures/__init__.py",
+        "figures/__main__.py",
+        "figures/_gallery.py",
+        *rooms,
+    ):
         (tmp_path / file).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / file, tmp_path / file)
     (tmp_path / "jacspec" / "__init__.py").touch()
@@ -79,7 +87,12 @@ def test_runs_draws_and_claims_then_has_nothing_left_to_run(tree):
     assert "not a result" not in first.stdout
     assert "counting: computing (missing)" in first.stderr
     names = sorted(p.name for p in (tree / "figures" / "out").iterdir())
-    assert names == ["claims.json", "claims.md", "counting.pdf", "counting.png", "counting.txt"]
+    assert names == ["claims.json", "claims.md", "counting.pdf", "counting.png", "counting.txt", "index.html"]
+    page = (tree / "figures" / "out" / "index.html").read_text()
+    assert page.count("data:image/png;base64,") == 1
+    assert "1 of 1 claims hold" in page
+    assert '"steps": 4' in html.unescape(page)
+    assert not re.search(r'(src|href)="(?!data:|#)', page)  # nothing beside it is needed
     manifest = json.loads((tree / "results" / "counting.json").read_text())
     assert manifest["x64"] is True
     assert manifest["seed"] == 3
