@@ -1,11 +1,8 @@
 """Random matrices and free probability: spectra of products at infinite width, and exponents at finite width."""
 
 from jacspec.theory.random_matrix._law import SpectralLaw as SpectralLaw
-from jacspec.theory.random_matrix.free import SquaredSlopes as SquaredSlopes
-from jacspec.theory.random_matrix.free import bernoulli_slopes as bernoulli_slopes
 from jacspec.theory.random_matrix.free import jacobian_law as jacobian_law
 from jacspec.theory.random_matrix.free import jacobian_moments as jacobian_moments
-from jacspec.theory.random_matrix.free import squared_slopes as squared_slopes
 from jacspec.theory.random_matrix.gaussian import fuss_catalan_cdf as fuss_catalan_cdf
 from jacspec.theory.random_matrix.gaussian import fuss_catalan_density as fuss_catalan_density
 from jacspec.theory.random_matrix.gaussian import fuss_catalan_edge as fuss_catalan_edge
@@ -22,6 +19,9 @@ from jacspec.theory.random_matrix.rectangular import haar_block_edge as haar_blo
 from jacspec.theory.random_matrix.rectangular import marchenko_pastur_cdf as marchenko_pastur_cdf
 from jacspec.theory.random_matrix.rectangular import marchenko_pastur_density as marchenko_pastur_density
 from jacspec.theory.random_matrix.rectangular import marchenko_pastur_edges as marchenko_pastur_edges
+from jacspec.theory.random_matrix.slopes import SquaredSlopes as SquaredSlopes
+from jacspec.theory.random_matrix.slopes import bernoulli_slopes as bernoulli_slopes
+from jacspec.theory.random_matrix.slopes import squared_slopes as squared_slopes
 from jacspec.theory.random_matrix.universal import bernoulli_universality as bernoulli_universality
 from jacspec.theory.random_matrix.universal import residual_law as residual_law
 from jacspec.theory.random_matrix.universal import smooth_universality as smooth_universality

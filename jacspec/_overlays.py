@@ -1,0 +1,184 @@
+"""Measured spectra and their theory on one pair of axes, honest about finite n.
+
+A law is anything with the attributes of `jacspec.theory.random_matrix.SpectralLaw`, NumPy or JAX; nothing here needs JAX.
+Axes are in ln sigma, half of ln lambda. What a finite matrix cannot show is drawn as such: the band below the upper edge in
+which theory expects less than one eigenvalue, the values that are exactly zero or too small to have a place, and the
+standard error of every bar over the draws.
+"""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from jacspec._files import message
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SAME = 1e-6
+"""Eigenvalues nearer to an atom than this, in ln lambda, are in it: rounding."""
+
+BAND = {"color": "0.85", "linewidth": 0, "zorder": 0}
+
+
+class Overlay(NamedTuple):
+    """How far what was drawn is from its theory.
+
+    Attributes:
+        distance: Kolmogorov-Smirnov distance, atoms included.
+        zeros: share of exact zeros.
+        theory_zeros: that of the theory.
+        outside: number of finite values outside the axes.
+    """
+
+    distance: float
+    zeros: float
+    theory_zeros: float
+    outside: int
+
+
+def plot_spectrum(
+    ax: "Axes", log_singular_values: Any, law: Any, *, bins: int = 40, limits: tuple[float, float] | None = None,
+    color: str = "#0072B2", label: str | None = None,
+) -> Overlay:  # fmt: skip
+    """Draw a measured spectrum as a histogram of ln sigma, and the law of J J^T over it.
+
+    The density of ln sigma is 2 lambda rho(lambda), ln lambda = 2 ln sigma. Bars are shares of all values, zeros included,
+    so that bars and curve have the same mass. An atom is a stem with, above it, its measured mass and that of theory in
+    parentheses; it has no bar. Gray: less than one eigenvalue of n is expected there. Dotted: the edges.
+
+    Args:
+        ax: where to draw.
+        log_singular_values: ln sigma, (n,) or (draws, n), nats; -inf for exact zeros.
+        law: density, edges and atoms: a `SpectralLaw`.
+        bins: number of bars within the limits.
+        limits: of ln sigma; None for the range that holds all but a thousandth of the values.
+        color: of bars and marks; theory is black.
+        label: of the bars in a legend.
+
+    Returns:
+        An `Overlay`.
+
+    Raises:
+        ValueError: for values of the wrong rank, NaN or inf among them, or bins < 1.
+    """
+    values = _measured("plot_spectrum", "log_singular_values", log_singular_values)
+    if not isinstance(bins, int) or bins < 1:
+        raise ValueError(message("plotting.plot_spectrum", "bins", "is no count", bins, "an integer >= 1"))
+    log_atom, atom, zero = (float(v) for v in (law.log_atom, law.atom, law.zero))
+    lower, upper = (float(v) / 2 for v in law.log_edges)
+    finite = np.isfinite(values)
+    in_atom = finite & (np.abs(2 * values - log_atom) < SAME) & (atom > 0)
+    free = finite & ~in_atom
+    if limits is None:
+        shown = values[finite] if finite.any() else np.zeros(1)
+        top = max(shown.max(), upper if atom < 1 else log_atom / 2)
+        limits = float(np.quantile(shown, 1e-3)) - 0.1, float(top) + 0.1
+    if free.any():
+        _bars(ax, values, free, np.linspace(*limits, bins + 1), color, label)
+    if atom < 1 - 1e-9:
+        log_sigma, density = np.asarray(law.log_x) / 2, 2 * np.asarray(law.density_of_log)
+        ax.plot(log_sigma, density, color="black", linestyle="-", marker="none")
+        less_than_one = 1 - 1 / values.shape[1] - (atom if log_atom / 2 > upper else 0)
+        ax.axvspan(np.interp(less_than_one, law.cumulative, law.log_x) / 2, upper, **BAND)
+        for edge in (lower, upper):
+            if limits[0] <= edge <= limits[1]:
+                ax.axvline(edge, color="black", linestyle=":", linewidth=0.7, marker="none")
+    if atom > 0:
+        axes = ax.get_xaxis_transform()
+        ax.plot([log_atom / 2] * 2, [0, 1], color="black", linestyle="-", marker="none", transform=axes)
+        place = {"xytext": (0, 2), "textcoords": "offset points", "ha": "center", "va": "bottom", "fontsize": 6}
+        ax.annotate(f"{in_atom.mean():.3f} ({atom:.3f})", (log_atom / 2, 1), xycoords=axes, **place)
+    ax.set_xlim(*limits)
+    ax.set_ylim(bottom=0)
+    outside = int((free & ((values < limits[0]) | (values > limits[1]))).sum())
+    return Overlay(_distance(values, law), float(np.isneginf(values).mean()), zero, outside)
+
+
+def _bars(ax: "Axes", values: np.ndarray, free: np.ndarray, edges: np.ndarray, color: str, label: str | None) -> None:
+    """The mean histogram of the draws, as shares of all values, and its standard error."""
+    counts = np.stack([np.histogram(v[keep], edges)[0] for v, keep in zip(values, free, strict=True)])
+    heights = counts / values.shape[1] / (edges[1] - edges[0])
+    ax.stairs(heights.mean(axis=0), edges, fill=True, color=color, alpha=0.3, label=label)
+    if len(heights) > 1:
+        error = heights.std(axis=0, ddof=1) / np.sqrt(len(heights))
+        look = {"color": color, "linestyle": "none", "marker": "none", "linewidth": 0.7}
+        ax.errorbar((edges[1:] + edges[:-1]) / 2, heights.mean(axis=0), error, **look)
+
+
+def plot_exponents(
+    ax: "Axes", exponents: Any, u: Any, theory: Any, *, standard_error: Any = None, color: str = "#0072B2",
+    label: str | None = None,
+) -> float:  # fmt: skip
+    """Draw Lyapunov exponents at (i - 1/2) / n, and the curve lambda(u) of the limit of infinite n.
+
+    Args:
+        ax: where to draw.
+        exponents: (n,), descending, nats per step; -inf is a triangle at the floor of the axes.
+        u: (m,), ascending in [0, 1].
+        theory: (m,), lambda(u).
+        standard_error: (n,), or None.
+        color: of the marks; theory is black.
+        label: of the marks in a legend.
+
+    Returns:
+        The largest deviation of a finite exponent from the curve, where the curve is finite; nats per step.
+
+    Raises:
+        ValueError: for shapes that do not fit, NaN or inf.
+    """
+    values = _measured("plot_exponents", "exponents", exponents)
+    u, theory = np.asarray(u, float), np.asarray(theory, float)
+    if values.shape[0] != 1:
+        raise ValueError(message("plotting.plot_exponents", "exponents", "has the wrong shape", values.shape, "(n,)"))
+    if u.ndim != 1 or u.shape != theory.shape or not (np.diff(u) > 0).all():
+        raise ValueError(message("plotting.plot_exponents", "theory", "does not fit u", (u.shape, theory.shape), "two ascending vectors of one length"))  # fmt: skip
+    values = values[0]
+    n = values.size
+    at = (np.arange(n) + 0.5) / n
+    finite = np.isfinite(values)
+    if standard_error is not None:
+        error = np.where(finite, np.broadcast_to(np.asarray(standard_error, float), values.shape), 0)
+        ax.errorbar(
+            at[finite], values[finite], error[finite], color=color, linestyle="none", marker="none", linewidth=0.7
+        )
+    ax.plot(at[finite], values[finite], color=color, linestyle="none", marker="o", markersize=2, label=label)
+    if (~finite).any():
+        look = {"color": color, "linestyle": "none", "marker": "v", "markersize": 3, "markerfacecolor": "none"}
+        ax.plot(at[~finite], np.full((~finite).sum(), 0.02), transform=ax.get_xaxis_transform(), clip_on=False, **look)
+    known = np.isfinite(theory)
+    ax.plot(u[known], theory[known], color="black", linestyle="-", marker="none", zorder=3)
+    compared = finite & (at >= u[known].min(initial=np.inf)) & (at <= u[known].max(initial=-np.inf))
+    if not compared.any():
+        return float("nan")
+    return float(np.abs(values[compared] - np.interp(at[compared], u[known], theory[known])).max())
+
+
+def _measured(function: str, argument: str, values: Any) -> np.ndarray:
+    """(draws, n) of numbers and -inf."""
+    values = np.asarray(values, float)
+    values = values[None] if values.ndim == 1 else values
+    if values.ndim != 2 or 0 in values.shape:
+        raise ValueError(
+            message(f"plotting.{function}", argument, "has the wrong shape", values.shape, "(n,) or (draws, n)")
+        )
+    if (np.isnan(values) | (values == np.inf)).any():
+        raise ValueError(
+            message(f"plotting.{function}", argument, "has NaN or inf", "them", "numbers, and -inf for exact zeros")
+        )
+    return values
+
+
+def _distance(values: np.ndarray, law: Any) -> float:
+    """Kolmogorov-Smirnov distance to the law, atoms included; a tie counts once, at its upper side."""
+    zero, atom, log_atom = (float(v) for v in (law.zero, law.atom, law.log_atom))
+    log_x = np.where(np.abs(2 * values - log_atom) < SAME, log_atom, 2 * values)
+    x, count = np.unique(log_x, return_counts=True)
+    after = np.cumsum(count) / values.size
+    points = np.asarray(law.log_x)
+    free = np.asarray(law.cumulative) - np.where(points >= log_atom, atom, 0)
+    continuous = np.interp(x, points, free, left=zero, right=1 - atom)
+    below = np.where(np.isneginf(x), 0, continuous + np.where(x > log_atom, atom, 0))
+    upto = np.where(np.isneginf(x), zero, continuous + np.where(x >= log_atom, atom, 0))
+    before = np.concatenate([[0.0], after[:-1]])
+    return float(max(np.abs(after - upto).max(), np.abs(before - below).max()))
