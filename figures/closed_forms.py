@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from jacspec import plotting
-from jacspec.results import Claim
+from jacspec.results import Claim, claims_of
 
 NAME = "closed_forms"
 CAPTION = """
@@ -200,9 +200,4 @@ def claims(data: dict[str, np.ndarray]) -> list[Claim]:
         ("20 shears: ln sigma_1 of the product (the QR growth is 0), nats", "closed form arsinh 10", np.arcsinh(10), 1e-10,
          data["shears_log"][-1, 0] + np.abs(data["shears_qr"]).max(), "equal"),
     ]  # fmt: skip
-    return [
-        Claim(
-            figure=NAME, claim=text, source=source, expected=expected, tolerance=tolerance, measured=measured, kind=kind
-        )
-        for text, source, expected, tolerance, measured, kind in rows
-    ]
+    return claims_of(NAME, rows)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from jacspec import plotting
-from jacspec.results import Claim
+from jacspec.results import Claim, claims_of
 
 NAME = "gated_phase"
 CAPTION = """
@@ -143,9 +143,4 @@ def claims(data: dict[str, np.ndarray], config: dict[str, Any]) -> list[Claim]:
             (f"{cell}, shared weights on the critical line of fresh ones, v = 1: least mean exponent over b is positive",
              "weights met again before they are forgotten", 0, 0, np.min(on_line), "at_least"),
         ]  # fmt: skip
-    return [
-        Claim(
-            figure=NAME, claim=text, source=source, expected=expected, tolerance=tolerance, measured=measured, kind=kind
-        )
-        for text, source, expected, tolerance, measured, kind in rows
-    ]
+    return claims_of(NAME, rows)

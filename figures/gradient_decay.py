@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from jacspec import plotting
-from jacspec.results import Claim
+from jacspec.results import Claim, claims_of
 
 NAME = "gradient_decay"
 CAPTION = """
@@ -197,9 +197,4 @@ def claims(data: dict[str, np.ndarray], config: dict[str, Any]) -> list[Claim]:
             rows.append(
                 (f"row by row: held-out accuracy of the trained {name}", "stated", 0.9, 0, accuracy, "at_least")
             )
-    return [
-        Claim(
-            figure=NAME, claim=text, source=source, expected=expected, tolerance=tolerance, measured=measured, kind=kind
-        )
-        for text, source, expected, tolerance, measured, kind in rows
-    ]
+    return claims_of(NAME, rows)

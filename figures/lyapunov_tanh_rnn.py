@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from jacspec import plotting
-from jacspec.results import Claim
+from jacspec.results import Claim, claims_of
 
 NAME = "lyapunov_tanh_rnn"
 CAPTION = """
@@ -156,9 +156,4 @@ def claims(data: dict[str, np.ndarray], config: dict[str, Any]) -> list[Claim]:
         ("quadrature: lambda_1 at g = 5 (a fixed Gauss-Hermite rule says 0.53485)", mean_field, 0.5324279, 5e-8,
          data["theory_leading"][five, 0], "equal"),
     ]  # fmt: skip
-    return [
-        Claim(
-            figure=NAME, claim=text, source=source, expected=expected, tolerance=tolerance, measured=measured, kind=kind
-        )
-        for text, source, expected, tolerance, measured, kind in rows
-    ]
+    return claims_of(NAME, rows)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from jacspec import plotting
-from jacspec.results import Claim
+from jacspec.results import Claim, claims_of
 
 NAME = "mean_field_phase"
 CAPTION = """
@@ -195,7 +195,4 @@ def claims(data: dict[str, np.ndarray], config: dict[str, Any]) -> list[Claim]:
         ("correlation of two inputs, all layers: worst distance of the means from the map, in standard errors over draws",
          "mean field", 0, 4, score.max()),
     ]  # fmt: skip
-    return [
-        Claim(figure=NAME, claim=text, source=source, expected=expected, tolerance=tolerance, measured=value)
-        for text, source, expected, tolerance, value in rows
-    ]
+    return claims_of(NAME, rows)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from jacspec import plotting
-from jacspec.results import Claim
+from jacspec.results import Claim, claims_of
 
 NAME = "remedies_depth"
 CAPTION = """
@@ -112,15 +112,4 @@ def claims(data: dict[str, np.ndarray], config: dict[str, Any]) -> list[Claim]:
         ("100 ReLU layers: ln of the gradient's growth from gain 1 to gain 2, a layer", "homogeneous: ln 2", np.log(2), 0.01,
          relu[-1] - relu[0], "equal"),
     ]  # fmt: skip
-    return [
-        Claim(
-            figure=NAME,
-            claim=text,
-            source=source,
-            expected=expected,
-            tolerance=tolerance,
-            measured=float(value),
-            kind=kind,
-        )
-        for text, source, expected, tolerance, value, kind in rows
-    ]
+    return claims_of(NAME, rows)

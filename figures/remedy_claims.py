@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from jacspec import plotting
-from jacspec.results import Claim
+from jacspec.results import Claim, claims_of
 
 NAME = "remedy_claims"
 CAPTION = """
@@ -172,15 +172,4 @@ def claims(data: dict[str, np.ndarray], config: dict[str, Any]) -> list[Claim]:
         ("shift of gradients does not go with BatchNorm: relative change, with it / without", "Ioffe & Szegedy 2015; measure of Santurkar et al. 2018",
          0.5, 0, shift[1] / shift[0], "at_least"),
     ]  # fmt: skip
-    return [
-        Claim(
-            figure=NAME,
-            claim=text,
-            source=source,
-            expected=expected,
-            tolerance=tolerance,
-            measured=float(value),
-            kind=kind,
-        )
-        for text, source, expected, tolerance, value, kind in rows
-    ]
+    return claims_of(NAME, rows)

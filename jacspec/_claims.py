@@ -55,6 +55,12 @@ class Claim:
         object.__setattr__(self, "holds", holds[self.kind])
 
 
+def claims_of(figure: str, rows: Iterable[Sequence[Any]]) -> list[Claim]:
+    """The claims of a figure from rows (claim, source, expected, tolerance, measured) and perhaps the kind."""
+    names = ("claim", "source", "expected", "tolerance", "measured", "kind")
+    return [Claim(figure=figure, **dict(zip(names, row, strict=False))) for row in rows]
+
+
 def write_claims(
     claims: Sequence[Claim], folder: str | os.PathLike, *, replace: Iterable[str] = ()
 ) -> list[dict[str, Any]]:

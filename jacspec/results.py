@@ -22,6 +22,7 @@ import numpy as np
 
 from jacspec import _files
 from jacspec._claims import Claim as Claim
+from jacspec._claims import claims_of as claims_of
 from jacspec._claims import claims_table as claims_table
 from jacspec._claims import write_claims as write_claims
 from jacspec._files import ResultError as ResultError

@@ -29,7 +29,17 @@ EXACT = {
     "gradient_decay": ("largest excess", "farthest outside", "jax.grad"),
     "lyapunov_tanh_rnn": ("quadrature",),
     "gated_phase": ("GRU: error of the quadrature", "LSTM: error of the quadrature"),
+    "gaussian_products": ("sum of the exponents",),
+    "product_density": ("orthogonal factors",),
     "remedy_claims": ("SGD clipped", "Adam on gradients"),
+    "error_cliff": ("ln dx_T/dx_0", "longest step", "w <= 2"),
+    "bifurcations": ("along both branches", "latched exponents", "from the wall"),
+    "smoothness_clipping": ("least L0", "all starts", "t ln 5", "random starts"),
+    "residual_universality": ("SkipInit",),
+    "sqrt_law": ("from the quadrature", "recursion: ln chi", "tanh, critical: power of depth, recursion"),
+    "saxe_dynamics": ("singular values of the Jacobian",),
+    "curse_of_memory": ("from the lag terms",),
+    "nonnormal_transients": ("all couplings and times", "numerical radius", "ln K", "e n K"),
 }
 MAY_BE_ZERO = {"gradient_decay": ("_norms", "_terms", "_smallest", "_largest")}
 
