@@ -40,6 +40,13 @@ EXACT = {
     "saxe_dynamics": ("singular values of the Jacobian",),
     "curse_of_memory": ("from the lag terms",),
     "nonnormal_transients": ("all couplings and times", "numerical radius", "ln K", "e n K"),
+    "jjt_density": (
+        "mass of every law",
+        "first and second moment",
+        "edges (L+1)",
+        "Fuss-Catalan",
+        "largest abs ln sigma",
+    ),
 }
 MAY_BE_ZERO = {"gradient_decay": ("_norms", "_terms", "_smallest", "_largest")}
 
