@@ -304,13 +304,13 @@ def test_only_what_is_missing_is_computed(trained, tmp_path):
     assert len(trained) == 9
 
 
-def test_another_version_or_precision_computes_again(trained, tmp_path, monkeypatch):
+def test_other_code_or_precision_computes_again(trained, tmp_path, monkeypatch):
     ask = lambda: js.compare("temporal_order", ["none"], store=tmp_path, **OPTIONS)
     ask()
     with jax.enable_x64(False):
         ask()
     assert len(trained) == 2
-    monkeypatch.setattr(sys.modules["jacspec.comparison.compare"], "_version", lambda: "99")
+    monkeypatch.setattr(sys.modules["jacspec.comparison.compare"], "_code", lambda: "99")
     ask()
     assert len(trained) == 3
 

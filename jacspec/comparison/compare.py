@@ -6,8 +6,8 @@ numbers, written whole or not at all; a run that is killed goes on with the firs
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
-import importlib.metadata
 import inspect
 import json
 import os
@@ -104,7 +104,7 @@ class Prepared:
             found = train(one, range(self.settings["seeds"]))
             if self.store is not None:
                 path = self.store / f"row-{digest}"
-                results.save(path, found.arrays(), config, seed=0, wall_time=found.seconds, code=config["version"])
+                results.save(path, found.arrays(), config, seed=0, wall_time=found.seconds, code=config["code"])
             say(f"{one.remedy}: {found.seconds:.0f} s")
         else:
             say(f"{one.remedy}: stored")
@@ -116,7 +116,7 @@ class Prepared:
             "task": repr(self.task),
             "data": self.task.sha256,
             "remedy": one.remedy.given(),
-            "version": _version(),
+            "code": _code(),
             "x64": bool(jnp.zeros(()).dtype == jnp.float64),
             "records": RECORDS,
             "held_out": HELD_OUT,
@@ -261,11 +261,10 @@ def _stored(path: Path, config: dict[str, Any]) -> Row | None:
     return Row("", "", 0, manifest["wall_time"], **arrays) if known else None
 
 
-def _version() -> str:
-    try:
-        return importlib.metadata.version("jacspec")
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+@functools.cache
+def _code() -> str:
+    """The hash of the package: what an older one computed is computed again."""
+    return results.code_hash(Path(__file__).resolve().parents[1])
 
 
 @contextlib.contextmanager
