@@ -1,13 +1,29 @@
 """Comparisons of remedies as arrays for a figure."""
 
+import contextlib
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 
 from jacspec.comparison import compare
+
+
+@contextlib.contextmanager
+def compiled_once() -> Iterator[None]:
+    """Equal programs share their compilation, through a folder that lasts as long as this context."""
+    before = jax.config.values["jax_compilation_cache_dir"]
+    with tempfile.TemporaryDirectory() as folder:
+        jax.config.update("jax_compilation_cache_dir", folder)
+        compilation_cache.reset_cache()
+        try:
+            yield
+        finally:
+            jax.config.update("jax_compilation_cache_dir", before)
+            compilation_cache.reset_cache()
 
 
 def compared(task: str, remedies: Sequence[str], say: Callable[[str], None], **options: Any) -> dict[str, np.ndarray]:
@@ -15,13 +31,8 @@ def compared(task: str, remedies: Sequence[str], say: Callable[[str], None], **o
 
     Rows whose programs are equal, as those that differ in the initial law alone, are compiled once.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        before = jax.config.values["jax_compilation_cache_dir"]
-        jax.config.update("jax_compilation_cache_dir", folder)
-        try:
-            found = compare(task, remedies, progress=say, **options)
-        finally:
-            jax.config.update("jax_compilation_cache_dir", before)
+    with compiled_once():
+        found = compare(task, remedies, progress=say, **options)
     gather = lambda name: np.stack([np.asarray(getattr(row, name)) for row in found.rows])
     return {
         "remedy": np.array([row.remedy for row in found.rows]),
