@@ -174,7 +174,7 @@ class GatedSum:
         carry, *gains = self.names
         out = {carry: self.carry}
         for k, name in enumerate(gains):
-            out |= {name: self.gains[k], f"{name} weight": self.weights[k]}
+            out |= {name: self.gains[..., k, :], f"{name} weight": self.weights[..., k, :, :]}
         return out
 
 

@@ -270,9 +270,13 @@ def test_vmap_and_jit_change_nothing(kind):
     hs, xs = jax.tree.map(lambda *a: jnp.stack(a), *pairs)
     n = ravel_pytree(pairs[0][0])[0].size
     V = jnp.asarray(rng.normal(size=(n, 3)))
-    got = jax.jit(jax.vmap(lambda cell, h, x: cell.jacobian(h, x).push(V), in_axes=(None, 0, 0)))(cell, hs, xs)
+    Js = jax.jit(jax.vmap(lambda cell, h, x: cell.jacobian(h, x), in_axes=(None, 0, 0)))(cell, hs, xs)
+    got = jax.vmap(lambda J: J.push(V))(Js)
     for k, (h, x) in enumerate(pairs):
-        assert close(got[k], cell.jacobian(h, x).push(V), 1e-13)
+        J = cell.jacobian(h, x)
+        assert close(got[k], J.push(V), 1e-13)
+        for name, factor in J.factors.items():  # of all at once, those of each
+            assert close(Js.factors[name][k], factor, 1e-13)
 
 
 @pytest.mark.parametrize("kind", GATED)

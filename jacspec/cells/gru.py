@@ -72,8 +72,8 @@ class ResetBefore:
     def factors(self) -> dict[str, Array]:
         """What is kept, the reset gate, and for every gate its gain and its weight."""
         out = {"kept": self.kept, "reset gate": self.gate}
-        for name, weight in zip(GATES, self.weights, strict=True):
-            out |= {name: getattr(self, name), f"{name} weight": weight}
+        for k, name in enumerate(GATES):
+            out |= {name: getattr(self, name), f"{name} weight": self.weights[..., k, :, :]}
         return out
 
 

@@ -83,7 +83,7 @@ class LSTMJacobian:
         """Forget and output gate, cell squashing, and for every gate its gain and its weight."""
         out = {"forget gate": self.forget, "output gate": self.output, "cell squashing": self.squashing}
         for k, name in enumerate(GATES):
-            out |= {name: self.gains[k], f"{name} weight": self.weights[k]}
+            out |= {name: self.gains[..., k, :], f"{name} weight": self.weights[..., k, :, :]}
         return out
 
 
