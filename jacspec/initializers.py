@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jacspec import _checks
+from jacspec import _checks, _lapack
 from jacspec.theory.critical import CriticalScales as CriticalScales
 from jacspec.theory.critical import critical as critical
 
@@ -50,7 +50,7 @@ def orthogonal(key: Array, shape: int | tuple[int, int], dtype: Any, *, gain: fl
     gain, draw = _gain(name, gain), _dtype(name, dtype)
     count = 1 if gates is None else _checks.integer(name, "gates", gates, 1)
     tall = (max(out, fan_in), min(out, fan_in))
-    Q, R = jnp.linalg.qr(jax.random.normal(_key(name, key), (count, *tall), draw))
+    Q, R = jax.vmap(_lapack.qr)(jax.random.normal(_key(name, key), (count, *tall), draw))
     Q = Q * jnp.where(jnp.diagonal(R, axis1=-2, axis2=-1) < 0, -1, 1)[:, None, :]
     Q = Q if out >= fan_in else Q.mT
     return (gain * (Q[0] if gates is None else Q)).astype(dtype)

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RANKS: dict[str, float] = {
     **dict.fromkeys(["typing", "_pytree", "_checks", "_files"], 0),
     "operators": 0.5,
+    "_lapack": 0.7,
     **dict.fromkeys(["activations", "_product", "_claims"], 1),
     **dict.fromkeys(["_steps", "_links"], 1.5),
     **dict.fromkeys(["chain", "cells", "layers", "theory"], 2),
@@ -25,7 +26,7 @@ RANKS: dict[str, float] = {
     **dict.fromkeys(["cli", "__init__"], 6),
     "__main__": 6.5,
 }
-CORE = {"typing", "_pytree", "_checks", "operators", "activations", "_product", "_steps", "_links", "chain"}
+CORE = {"typing", "_pytree", "_checks", "operators", "_lapack", "activations", "_product", "_steps", "_links", "chain"}
 CORE |= {"cells", "layers", "_leading", "_walks", "compose", "spectrum", "lyapunov", "gradients", "parameter_gradients"}
 LONGEST = 350
 RUNNER = "figures/__main__.py"

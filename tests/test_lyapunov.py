@@ -154,5 +154,7 @@ def test_a_chaotic_tanh_network_follows_mean_field():
 
     top, mean, gap = (np.asarray(v) for v in zip(*(ask(key) for key in keys), strict=True))
     assert abs(top.mean() - 0.3102493) < 0.02
-    assert abs(mean.mean() + 2.272805) < 0.02
+    # a published run of 4096 units lies .0011 below infinite width (-2.27390), which is .0150 at 300 if it falls as 1 / n;
+    # four networks of standard deviation .0125: the tolerance is four standard errors
+    assert abs(mean.mean() - (-2.272805 - 0.0150)) < 0.025
     assert np.abs(gap).max() < 1e-8

@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jacspec import _lapack
 from jacspec._product.logs import Logs, normalize_rows, relative, scale_columns
 
 MAX_STEPS = 40  # two to seven are normal
@@ -96,7 +97,7 @@ def attached_jvp(primals, tangents):
     dU = jnp.where(live[:, None], dU[order], 0)
     V = jnp.where(kept, right, 0)
     M = jnp.where(live[:, None], matmul(U[order], V), 0)
-    inverse = jnp.linalg.inv(M + jnp.diag(jnp.where(kept, 0, 1).astype(M.dtype)))
+    inverse = _lapack.inverse(M + jnp.diag(jnp.where(kept, 0, 1).astype(M.dtype)))
     inverse = jnp.where(kept[:, None] & live, inverse, 0)
     return values, matmul(inverse * M.T, dl) + jnp.sum(inverse * matmul(dU, V).T, axis=1)
 
@@ -128,11 +129,11 @@ def _solve(logs: Logs, U: Array) -> Finished:
     # Columns in the order of their size in diag(e^l) U keep small ones from being wetted by large ones.
     logs, U = _sort(logs, U)
     columns = jnp.argsort(-jnp.max(jnp.abs(U) * relative(logs)[:, None], axis=0))
-    Q, R = jnp.linalg.qr(U[:, columns].T)
+    Q, R = _lapack.qr(U[:, columns].T)
     Q = Q[jnp.argsort(columns)]
     N, logs = scale_columns(R, logs)
     order = jnp.argsort(-logs.hi)
-    N, logs = scale_columns(jnp.linalg.qr(N[order].T, mode="r"), logs[order])
+    N, logs = scale_columns(_lapack.triangle(N[order].T), logs[order])
 
     rows = _orthogonalize(logs, N, tolerance)
     right = matmul(Q[:, order], rows.U.T)
@@ -277,7 +278,7 @@ def _in_blocks(rows: _Rows) -> tuple[Logs, Array]:
     H = jnp.where(same, rows.cosines * scale * scale[:, None], 0)
     norm = jnp.max(jnp.where(same, jnp.sum(jnp.abs(H), axis=1), 0), axis=1)
     H = H / jnp.where(norm > 0, norm, 1)[:, None] + jnp.diag(2 * (block[-1] - block).astype(dtype))
-    W = jnp.where(same, jnp.linalg.eigh(H, symmetrize_input=False)[1][:, ::-1].T, 0)
+    W = jnp.where(same, _lapack.eigenvectors(H)[:, ::-1].T, 0)
     # W is orthogonal to eps, but diag(e^-l) W diag(e^l) needs it relative to e^-|l_i - l_j|: one step of Newton-Schulz.
     W = W + matmul(jnp.eye(m, dtype=dtype) - matmul(W, W.T), W) / 2
     S = W * jnp.exp(jnp.where(same, depth[:, None] - depth, 0))

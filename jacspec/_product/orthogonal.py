@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jacspec import _lapack
 from jacspec.operators import matmul
 
 
@@ -18,8 +19,7 @@ def qr(A: Array) -> tuple[Array, Array]:
     the leading k x k block, W = L - L^T and L the strictly lower part of Q^T dA R1^-1. A dead column
     (R_ii = 0) moves nothing: the direction of Q that belongs to it is arbitrary, so its tangent is zero.
     """
-    Q, R = jnp.linalg.qr(A)
-    return Q, R
+    return _lapack.qr(A)
 
 
 @qr.defjvp
@@ -29,8 +29,7 @@ def _qr_jvp(primals, tangents):
     k = R.shape[0]
     dead = jnp.diagonal(R) == 0
     R1 = R[:, :k] + jnp.diag(jnp.where(dead, 1, 0).astype(R.dtype))
-    X = lax.linalg.triangular_solve(R1, dA[:, :k], left_side=False, lower=False)
-    X = jnp.where(dead, 0, X)
+    X = jnp.where(dead, 0, _lapack.divide_right(dA[:, :k], R1))
     C = matmul(Q.T, X)
     L = jnp.tril(C, -1)
     W = L - L.T

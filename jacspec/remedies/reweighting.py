@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jacspec import _checks
+from jacspec import _checks, _lapack
 from jacspec.operators import matmul, norms
 
 MAX_STEPS = 100  # five to ten are normal
@@ -72,7 +72,7 @@ def _weights(train: Array, test: Array, penalty: float) -> Array:
         count, w, g = state
         p = jax.nn.sigmoid(matmul(X, w))
         H = matmul(X.T * (p * (1 - p)), X) / y.size + jnp.diag(ridge)
-        step = jnp.linalg.solve(H + jnp.finfo(X.dtype).eps * jnp.eye(w.size, dtype=X.dtype), g)
+        step = _lapack.solve(H + jnp.finfo(X.dtype).eps * jnp.eye(w.size, dtype=X.dtype), g)
         # The third derivative of the logistic loss is at most radius times the second, so that a step shortened to
         # log(1 + d) / d, d = radius ||step||, descends from everywhere (generalized self-concordance).
         d = radius * norms(step)
