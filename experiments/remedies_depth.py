@@ -1,8 +1,7 @@
 """Which remedies train a deep network of digits, at the same data, budget, seeds and learning rate.
 
-The layers of `jacspec.models.Deep` are values with parameters as leaves: the equal ones are stacked, the network is a scan
-over them, and gradient descent acts on them as they are. A batch is one state, which is what BatchNorm needs; held-out
-digits are judged in one batch of their own.
+The equal layers of `jacspec.models.Deep` are stacked, the network is a scan over them, and gradient descent acts on them as
+they are. A batch is one state, which is what BatchNorm needs; held-out digits are judged in one batch of their own.
 """
 
 import functools
@@ -11,12 +10,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
 import experiments
 import jacspec as js
-from jacspec import models, tasks
+from experiments import _depth
+from jacspec import models
 
 REMEDIES = {
     "plain, Glorot": {"initialization": "glorot"},
@@ -87,27 +86,17 @@ def run(config: dict[str, Any], progress: experiments.Progress) -> dict[str, np.
     return arrays | {"norm_accuracy": np.stack(found), "norm_log_rate": np.asarray(rate.log_rate)}
 
 
-@functools.cache
-def digits() -> Any:
-    """Training and held-out pixels with their classes."""
-    task = tasks.digits()
-    held = task.evaluation(jax.random.key(0), task.held_out)
-    flat = lambda batch: (batch.inputs.reshape(len(batch.inputs), -1), batch.targets[:, -1])
-    return flat(task.data["train"]), flat(held)
-
-
 def train(rows: list[tuple[dict[str, Any], int]], depth: int, config: dict[str, Any]) -> dict[str, np.ndarray]:
     """Networks of equal shapes, trained as one program: (options, seed) of each.
 
     Returns:
         Held-out ``accuracy`` after training, (networks,); ``log_norm``, (networks, depth): log ||dE/dh_l|| before it.
     """
-    (x, y), held = digits()
+    (x, y), held = _depth.digits()
     nets, picks = [], []
     for options, seed in rows:
         model = models.Deep(64, config["width"], 10, depth=depth, rngs=nnx.Rngs(seed), **options)
-        first, *hidden, head = model.layers(x[: config["batch"]])
-        nets.append((first, jax.tree.map(lambda *leaves: jnp.stack(leaves), *hidden), head))
+        nets.append(_depth.stacked(model, x[: config["batch"]]))
         rng = np.random.default_rng(config["seed"] + 1000 + seed)
         picks.append(rng.integers(len(x), size=(config["updates"], config["batch"])))
     nets = jax.tree.map(lambda *leaves: jnp.stack(leaves), *nets)
@@ -116,46 +105,22 @@ def train(rows: list[tuple[dict[str, Any], int]], depth: int, config: dict[str, 
     return {"accuracy": np.asarray(accuracy), "log_norm": np.asarray(log_norm)}
 
 
-def outputs(net: Any, x: jax.Array) -> jax.Array:
-    """The logits of a batch."""
-    first, hidden, head = net
-    return head(jax.lax.scan(lambda h, layer: (layer(h), None), first(x), hidden)[0])
-
-
-def loss(net: Any, x: jax.Array, y: jax.Array) -> jax.Array:
-    """Cross-entropy, nats."""
-    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(outputs(net, x), y))
-
-
 def descend(net: Any, picks: jax.Array, *, rate: float, data: Any, held: Any) -> tuple[jax.Array, jax.Array]:
     """Held-out accuracy after SGD on the batches `picks`, and log ||dE/dh_l|| at the start, l = 1..L."""
     x, y = data
     first, hidden, head = net
-    chain = js.jacobian_chain(Layer(), first(x[picks[0]]), hidden, check=False)
-    of_top = lambda h: jnp.mean(optax.softmax_cross_entropy_with_integer_labels(head(h), y[picks[0]]))
+    chain = js.jacobian_chain(_depth.Layer(), first(x[picks[0]]), hidden, check=False)
+    of_top = lambda h: _depth.loss(head(h), y[picks[0]])
     log_norm = js.log_gradient_norms(chain, jax.grad(of_top)(chain.states[-1]))
 
     def update(net, rows):
-        gradient = jax.grad(loss)(net, x[rows], y[rows])
+        gradient = jax.grad(lambda net: _depth.loss(_depth.outputs(net, x[rows]), y[rows]))(net)
         return jax.tree.map(lambda p, g: p - rate * g, net, gradient), None
 
     net, _ = jax.lax.scan(update, net, picks)
-    logits = outputs(net, held[0])
+    logits = _depth.outputs(net, held[0])
     right = (jnp.argmax(logits, axis=1) == held[1]) & jnp.isfinite(logits).all(axis=1)
     return jnp.mean(right), log_norm
-
-
-@jax.tree_util.register_static
-class Layer:
-    """The step of a network over depth: its drivers are the layers."""
-
-    def __call__(self, h: jax.Array, layer: Any) -> jax.Array:
-        """The next state."""
-        return layer(h)
-
-    def jacobian(self, h: jax.Array, layer: Any) -> Any:
-        """The layer's own."""
-        return layer.jacobian(h)
 
 
 if __name__ == "__main__":
