@@ -6,6 +6,7 @@
 PYTHON  ?= python3
 WORKERS ?= 2
 NAME    ?=
+SEED    ?=
 ARGS    ?=
 
 READY  := .venv/.ready
@@ -20,11 +21,11 @@ setup: $(READY) help  ## Make .venv ready and show this list (plain `make`)
 help:  ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
 	@echo
-	@echo "  NAME='a b'  only these figures         FULL=1   full-size experiments"
+	@echo "  NAME='a b'  only these figures         FULL=1   full-size experiments   SEED=1  another seed"
 	@echo "  PYTHON=...  interpreter for .venv      WORKERS  test processes (2)      ARGS  passed on to pytest"
 
 figures: $(READY)  ## Run missing or stale experiments, draw every figure, check the claims
-	@$(RUN) -m figures $(NAME) $(if $(FULL),--full) $(ARGS)
+	@$(RUN) -m figures $(NAME) $(if $(FULL),--full) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 # Compiling is most of the work of the tests: they skip LLVM's optimizations and XLA's fusion emitters (the slow tests and
 # the figures do not; together a third of the time), and share what they compiled, between processes and runs.

@@ -8,7 +8,8 @@ An experiment is a module `experiments/<name>.py` with
 - `run(config, progress)`: the arrays by name; it calls ``progress(label, done, total)`` as it goes;
 - `main()`: calls ``experiments.alone("<name>")``, so that ``python -m experiments.<name>`` runs it.
 
-Results of the default profile lie in `results/`, those of ``--full`` in `results/full/`. Modules whose name starts with
+Results of the default profile lie in `results/`, those of ``--full`` in `results/full/`, those of ``--seed 1`` in
+`results/seed1/`. Modules whose name starts with
 an underscore are shared helpers.
 """
 
@@ -22,13 +23,38 @@ import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jacspec
 from jacspec import results
 
+COMPILER = (
+    "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
+)
+"""XLA_FLAGS where the user has set none: compiling, most of the work here, takes two thirds, and the programs run as fast."""
+
 ROOT = Path(__file__).resolve().parent.parent
 Progress = Callable[[str, int, int], None]
+
+
+class Profile(NamedTuple):
+    """What of an experiment is asked for beside its `CONFIG`.
+
+    Attributes:
+        full: whether the entries of `FULL` hold.
+        seed: in place of that of the configuration, or None.
+    """
+
+    full: bool = False
+    seed: int | None = None
+
+    def under(self, root: Path) -> Path:
+        """The folder of this profile: the root itself for the default one."""
+        folder = root / "full" if self.full else root
+        return folder if self.seed is None else folder / f"seed{self.seed}"
+
+
+DEFAULT = Profile()
 
 
 class ExperimentFailed(RuntimeError):
@@ -40,8 +66,8 @@ def names() -> list[str]:
     return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_"))
 
 
-def configuration(name: str, *, full: bool = False) -> dict[str, Any]:
-    """What the experiment is asked to do in the default or the full profile.
+def configuration(name: str, profile: Profile = DEFAULT) -> dict[str, Any]:
+    """What the experiment is asked to do in a profile.
 
     Raises:
         KeyError: `FULL` changes an entry that `CONFIG` does not have.
@@ -51,7 +77,8 @@ def configuration(name: str, *, full: bool = False) -> dict[str, Any]:
     if unknown:
         msg = f"experiments.{name}: FULL changes {sorted(unknown)}, which CONFIG does not have"
         raise KeyError(msg)
-    return module.CONFIG | (module.FULL if full else {})
+    chosen = {} if profile.seed is None else {"seed": profile.seed}
+    return module.CONFIG | (module.FULL if profile.full else {}) | chosen
 
 
 def code(name: str) -> str:
@@ -60,39 +87,39 @@ def code(name: str) -> str:
     return results.code_hash(jacspec, here / f"{name}.py", *sorted(here.glob("_*.py")))
 
 
-def folder(*, full: bool = False) -> Path:
+def folder(profile: Profile = DEFAULT) -> Path:
     """Where the results of a profile lie."""
-    return ROOT / "results" / "full" if full else ROOT / "results"
+    return profile.under(ROOT / "results")
 
 
-def staleness(name: str, *, full: bool = False) -> str:
+def staleness(name: str, profile: Profile = DEFAULT) -> str:
     """Why the stored result is not the one that the experiment would compute now; empty if it is."""
-    return results.staleness(name, configuration(name, full=full), code(name), root=folder(full=full))
+    return results.staleness(name, configuration(name, profile), code(name), root=folder(profile))
 
 
-def execute(name: str, progress: Progress, *, full: bool = False) -> dict[str, Any]:
+def execute(name: str, progress: Progress, profile: Profile = DEFAULT) -> dict[str, Any]:
     """Run the experiment in this process, in float64, write its result, and return the manifest."""
     import jax
 
     jax.config.update("jax_enable_x64", True)
-    config, version = configuration(name, full=full), code(name)
+    config, version = configuration(name, profile), code(name)
     began = time.perf_counter()
     arrays = importlib.import_module(f"experiments.{name}").run(dict(config), progress)
     seconds = time.perf_counter() - began
     seed = config.get("seed", 0)
-    return results.save(name, arrays, config, seed=seed, wall_time=seconds, code=version, root=folder(full=full))
+    return results.save(name, arrays, config, seed=seed, wall_time=seconds, code=version, root=folder(profile))
 
 
-def execute_apart(name: str, progress: Progress, *, full: bool = False) -> None:
+def execute_apart(name: str, progress: Progress, profile: Profile = DEFAULT) -> None:
     """Run the experiment in a process of its own, which may fail, or be killed, without harm to this one.
 
     Raises:
         ExperimentFailed: With the traceback or the exit status of the process.
     """
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # LAPACK's threads and XLA's fight for the same cores
+    _prepare()
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(there, name, full), daemon=True)
+    process = context.Process(target=_child, args=(there, name, profile), daemon=True)
     process.start()
     there.close()
     failure = None
@@ -113,28 +140,41 @@ def execute_apart(name: str, progress: Progress, *, full: bool = False) -> None:
         raise ExperimentFailed(failure or f"its process ended with exit code {process.exitcode}")
 
 
-def _child(there: Connection, name: str, full: bool) -> None:
+def _child(there: Connection, name: str, profile: Profile) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     os.dup2(2, 1)  # what an experiment prints is not a result
     try:
-        execute(name, lambda label, done, total: there.send((str(label), int(done), int(total))), full=full)
+        execute(name, lambda label, done, total: there.send((str(label), int(done), int(total))), profile)
     except BaseException:
         there.send(traceback.format_exc())
     finally:
         there.close()
 
 
+def _prepare() -> None:
+    """The environment of a process that has not computed yet."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # LAPACK's threads and XLA's fight for the same cores
+    os.environ.setdefault("XLA_FLAGS", COMPILER)
+
+
 def alone(name: str) -> None:
-    """The command line of one experiment: ``python -m experiments.<name> [--full]``."""
+    """The command line of one experiment: ``python -m experiments.<name> [--full] [--seed N]``."""
     from rich.console import Console
     from rich.progress import Progress as Bar
 
     parser = argparse.ArgumentParser(prog=f"python -m experiments.{name}")
-    parser.add_argument("--full", action="store_true", help="the full profile instead of the default one")
-    full = parser.parse_args().full
+    add_options(parser)
+    options = parser.parse_args()
+    profile = Profile(options.full, options.seed)
+    _prepare()
     with Bar(console=Console(stderr=True)) as bar:
         task = bar.add_task(name)
-        execute(
-            name, lambda text, done, total: bar.update(task, description=text, completed=done, total=total), full=full
-        )
-    print(folder(full=full) / f"{name}.npz")
+        say = lambda text, done, total: bar.update(task, description=text, completed=done, total=total)
+        execute(name, say, profile)
+    print(folder(profile) / f"{name}.npz")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Those that choose a profile."""
+    parser.add_argument("--full", action="store_true", help="full-size experiments, in a folder 'full' of their own")
+    parser.add_argument("--seed", type=int, help="another seed, in a folder 'seedN' of its own")

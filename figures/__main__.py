@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import experiments
+from experiments import DEFAULT, Profile
 from figures import _gallery
 from jacspec import plotting, results
 
@@ -32,9 +33,9 @@ def names() -> list[str]:
     return sorted(path.stem for path in HERE.glob("*.py") if not path.stem.startswith("_"))
 
 
-def out(*, full: bool = False) -> Path:
+def out(profile: Profile = DEFAULT) -> Path:
     """Where the drawn figures of a profile go."""
-    return HERE / "out" / "full" if full else HERE / "out"
+    return profile.under(HERE / "out")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     if options.list:
         for name in options.names:
-            print(f"{name:28} {_state(name, full=options.full)}")
+            print(f"{name:28} {_state(name, options.profile)}")
         return 0
     mpl.use("Agg")
     claims, failed = [], []
@@ -60,14 +61,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ):
         overall = bar.add_task("figures", total=len(options.names))
         current = {
-            name: pool.submit(_bring_up_to_date, name, bar, full=options.full, force=options.force)
+            name: pool.submit(_bring_up_to_date, name, bar, options.profile, force=options.force)
             for name in options.names
         }
         try:
             for name, seconds in current.items():
                 try:
                     spent = seconds.result()
-                    claims += _draw(name, full=options.full)
+                    claims += _draw(name, options.profile)
                     console.print(f"{name}: drawn" + (f", computed in {spent:.1f} s" if spent else ""))
                 except Exception as error:
                     failed.append(name)
@@ -88,7 +89,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m figures", description="Run stale experiments, draw, check the claims."
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"figures to draw (all): {', '.join(known)}")
-    parser.add_argument("--full", action="store_true", help="full-size experiments; results/full, figures/out/full")
+    experiments.add_options(parser)
     parser.add_argument("--force", action="store_true", help="run the experiments although their results are current")
     parser.add_argument("--jobs", type=int, default=2, help="experiments that run at the same time (2)")
     parser.add_argument("--list", action="store_true", help="say which results are current, and do nothing")
@@ -100,28 +101,29 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
             parser.error(f"there is no figure '{name}'{hint} Known: {', '.join(known) or 'none yet'}")
     if options.jobs < 1:
         parser.error(f"--jobs is {options.jobs}, expected at least 1")
+    options.profile = Profile(options.full, options.seed)
     options.complete = not options.names
     options.names = list(dict.fromkeys(options.names)) or known
     return options
 
 
-def _state(name: str, *, full: bool) -> str:
+def _state(name: str, profile: Profile) -> str:
     try:
-        return experiments.staleness(name, full=full) or "current"
+        return experiments.staleness(name, profile) or "current"
     except Exception as error:
         return f"cannot be imported: {error}"
 
 
-def _bring_up_to_date(name: str, bar: Progress, *, full: bool, force: bool) -> float:
+def _bring_up_to_date(name: str, bar: Progress, profile: Profile, *, force: bool) -> float:
     """Run the experiment if its result is not current; the seconds that took."""
     began = time.perf_counter()
-    reason = experiments.staleness(name, full=full)
+    reason = experiments.staleness(name, profile)
     if not reason and not force:
         return 0.0
     bar.console.print(f"{name}: computing ({reason or 'forced'})", markup=False)
     if reason.startswith("unusable"):
         for suffix in (".npz", ".json"):
-            path = experiments.folder(full=full) / (name + suffix)
+            path = experiments.folder(profile) / (name + suffix)
             if path.exists():
                 path.replace(path.with_name(path.name + ".corrupt"))
     task = bar.add_task(name, total=None)
@@ -129,20 +131,20 @@ def _bring_up_to_date(name: str, bar: Progress, *, full: bool, force: bool) -> f
         experiments.execute_apart(
             name,
             lambda label, done, total: bar.update(task, description=f"{name}: {label}", completed=done, total=total),
-            full=full,
+            profile,
         )
     finally:
         bar.remove_task(task)
     return time.perf_counter() - began
 
 
-def _draw(name: str, *, full: bool) -> list[results.Claim]:
+def _draw(name: str, profile: Profile) -> list[results.Claim]:
     module = importlib.import_module(f"figures.{name}")
-    data, manifest = results.load(name, root=experiments.folder(full=full))
+    data, manifest = results.load(name, root=experiments.folder(profile))
     with plotting.style():
         fig, claims = module.draw(data, manifest["config"])
-        plotting.save_figure(fig, name, out(full=full))
-    plotting.save_caption(name, module.CAPTION, out(full=full))
+        plotting.save_figure(fig, name, out(profile))
+    plotting.save_caption(name, module.CAPTION, out(profile))
     strangers = {claim.figure for claim in claims} - {name}
     if strangers:
         msg = f"figures.{name}: a claim names the figure {sorted(strangers)}, expected '{name}'"
@@ -151,12 +153,12 @@ def _draw(name: str, *, full: bool) -> list[results.Claim]:
 
 
 def _report(options: argparse.Namespace, claims: list[results.Claim], failed: list[str], console: Console) -> int:
-    folder = out(full=options.full)
+    folder = out(options.profile)
     try:
         if options.complete:  # nothing of figures that are no more
             (folder / "claims.json").unlink(missing_ok=True)
         rows = results.write_claims(claims, folder, replace=options.names)
-        page = _gallery.write(folder, rows, _manifests(full=options.full), names())
+        page = _gallery.write(folder, rows, _manifests(options.profile), names())
     except (OSError, results.ResultError) as error:
         console.print(f"the claims could not be written: {error}", markup=False)
         return 1
@@ -168,12 +170,12 @@ def _report(options: argparse.Namespace, claims: list[results.Claim], failed: li
     return 0 if all(claim.holds for claim in claims) else 3
 
 
-def _manifests(*, full: bool) -> dict[str, dict[str, Any]]:
+def _manifests(profile: Profile) -> dict[str, dict[str, Any]]:
     """What the results that can be read were made of."""
     found = {}
     for name in names():
         with contextlib.suppress(FileNotFoundError, results.ResultError):
-            found[name] = results.load(name, root=experiments.folder(full=full))[1]
+            found[name] = results.load(name, root=experiments.folder(profile))[1]
     return found
 
 

@@ -79,12 +79,12 @@ def _section(folder: Path, name: str, rows: Sequence[Mapping[str, Any]], manifes
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    head = "".join(f"<th>{word}</th>" for word in ("claim", "source", "expected", "tolerance", "measured", "verdict"))
+    head = "".join(f"<th>{word}</th>" for word in ("verdict", "claim", "source", "expected", "tolerance", "measured"))
     body = "".join(
-        "<tr>"
+        f'<tr><td class="{"holds" if row["holds"] else "fails"}">{"holds" if row["holds"] else "fails"}</td>'
         + "".join(f"<td>{html.escape(str(row[key]))}</td>" for key in ("claim", "source"))
         + "".join(f'<td class="number">{_number(row[key])}</td>' for key in ("expected", "tolerance", "measured"))
-        + f'<td class="{"holds" if row["holds"] else "fails"}">{"holds" if row["holds"] else "fails"}</td></tr>'
+        + "</tr>"
         for row in rows
     )
     return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'

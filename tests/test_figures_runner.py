@@ -136,6 +136,15 @@ def test_full_profile_has_its_own_results_and_figures(tree):
     assert call(tree, "--full").returncode == 0
     assert json.loads((tree / "results" / "full" / "counting.json").read_text())["config"]["steps"] == 6
     assert (tree / "figures" / "out" / "full" / "counting.pdf").exists()
+
+
+def test_another_seed_has_its_own_results_and_figures(tree):
+    assert call(tree, "--seed", "7").returncode == 0
+    manifest = json.loads((tree / "results" / "seed7" / "counting.json").read_text())
+    assert (manifest["seed"], manifest["config"]["seed"], manifest["config"]["steps"]) == (7, 7, 4)
+    assert (tree / "figures" / "out" / "seed7" / "index.html").exists()
+    assert not (tree / "results" / "counting.json").exists()
+    assert "counting: computing" not in call(tree, "--seed", "7").stderr
     assert not (tree / "results" / "counting.npz").exists()
 
 
