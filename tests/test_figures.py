@@ -26,7 +26,19 @@ EXACT = {
         "h*",
         "shears",
     ),
+    "extensive_chaos": ("mean exponent from -1", "dynamic mean field"),
     "gradient_decay": ("largest excess", "farthest outside", "jax.grad"),
+    "anatomy_time": ("largest excess", "named parts", "T ln |det W|:", "T ln |det W_o|"),
+    "anatomy_depth": ("largest excess", "named parts"),
+    "lstm_anatomy": (
+        "of one step",
+        "full Jacobian",
+        "one unit",
+        "time constants",
+        "gate table",
+        "largest excess",
+        "times 4",
+    ),
     "lyapunov_tanh_rnn": ("quadrature",),
     "gated_phase": ("GRU: error of the quadrature", "LSTM: error of the quadrature"),
     "gaussian_products": ("sum of the exponents",),
@@ -39,6 +51,22 @@ EXACT = {
     "sqrt_law": ("from the quadrature", "recursion: ln chi", "tanh, critical: power of depth, recursion"),
     "saxe_dynamics": ("singular values of the Jacobian",),
     "curse_of_memory": ("from the lag terms",),
+    "invariance_panel": (
+        "entries of the table",
+        "as predicted",
+        "slope of ln |dL/dW| against",
+        "W -> 3 W",
+        "all six normalizations",
+        "X -> lambda X",
+        "|W dL/dW|",
+        "|X dL/dX|",
+        "ln gradient ratio",
+        "power of the deviation",
+    ),
+    "flossing": ("ln abs det J_t",),
+    "training_exponents": ("ln prod f tanh(c)", "ln abs det dh_t", "(automatic)"),
+    "width_fluctuations": ("delta-orthogonal convolutions",),
+    "universality_classes": ("ends of the laws", "mean 1 and second moment", "distance from 1 - dead units"),
     "nonnormal_transients": ("all couplings and times", "numerical radius", "ln K", "e n K"),
     "jjt_density": (
         "mass of every law",
@@ -48,7 +76,11 @@ EXACT = {
         "largest abs ln sigma",
     ),
 }
-MAY_BE_ZERO = {"gradient_decay": ("_norms", "_terms", "_smallest", "_largest")}
+MAY_BE_ZERO = {
+    "gradient_decay": ("_norms", "_terms", "_smallest", "_largest"),
+    "anatomy_time": ("_gains",),
+    "anatomy_depth": ("_gains", "_spectra"),
+}
 
 
 @pytest.fixture(scope="module", params=NAMES)
