@@ -107,9 +107,11 @@ def lyapunov_exponents(
     T = chain.length
     if T == 0:
         raise ValueError(_checks.message(name, "chain", "has no exponent: T=0", expected="T >= 1"))
-    if isinstance(chain.links, Listed) or chain.shape[0] != chain.shape[1]:
+    if len(set(chain.links.widths)) > 1:
         hint = "The finite product has log singular values: jacspec.spectrum."
         raise ValueError(_checks.message(name, "chain", "changes its width", expected="square steps", hint=hint))
+    if isinstance(chain.links, Listed):  # layers of different kinds: their matrices are as large as their weights
+        chain = JacobianChain.from_matrices(jnp.stack(chain.dense()), check=False)
     n = chain.shape[1]
     k = n if k is None else _checks.integer(name, "k", k, 1, n, f"n={n} directions.")
     qr_every = _checks.integer(name, "qr_every", qr_every, 1, T)

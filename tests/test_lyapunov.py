@@ -130,6 +130,14 @@ def test_classical_maps():
     np.testing.assert_allclose(cat, [golden, -golden], atol=1e-12)
 
 
+def test_layers_of_different_kinds_have_exponents():
+    rng = np.random.default_rng(8)
+    dense = lambda: js.layers.Dense(jnp.asarray(rng.standard_normal((4, 4))), activation="tanh")
+    chain = js.layer_chain([dense(), js.layers.Residual(dense()), js.layers.LayerNorm(), dense()], jnp.ones(4))
+    found, same = js.lyapunov_exponents(chain), js.lyapunov_exponents(chain_of(jnp.stack(chain.dense())))
+    np.testing.assert_array_equal(found.exponents, same.exponents)
+
+
 def test_gradient_of_an_exponent():
     W = jnp.asarray(np.random.default_rng(7).standard_normal((4, 4)))
     ask = lambda s: js.lyapunov_exponents(js.JacobianChain.from_matrices(jnp.tile(s * W, (30, 1, 1)))).exponents.sum()
