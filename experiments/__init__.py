@@ -20,10 +20,12 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 import jacspec
 from jacspec import results
@@ -149,6 +151,16 @@ def _child(there: Connection, name: str, profile: Profile) -> None:
         there.send(traceback.format_exc())
     finally:
         there.close()
+
+
+def in_parts(parts: Sequence[Callable], config: dict[str, Any], progress: Progress) -> dict[str, np.ndarray]:
+    """The arrays of several functions of the configuration, each named after its function: ``<function>_<array>``."""
+    arrays: dict[str, np.ndarray] = {}
+    for done, part in enumerate(parts):
+        progress(part.__name__.replace("_", " "), done, len(parts))
+        arrays |= {f"{part.__name__}_{key}": np.asarray(value) for key, value in part(config).items()}
+    progress("done", len(parts), len(parts))
+    return arrays
 
 
 def _prepare() -> None:

@@ -52,14 +52,9 @@ SCALAR = jnp.zeros(1)
 
 def run(config: dict[str, Any], progress: experiments.Progress) -> dict[str, np.ndarray]:
     """The arrays of the figure, one group a panel; names end in `_theory` where a formula gave the number."""
-    parts = (linear, sigmoid, tanh_rates, critical, gate_bias, gate_table, latching, transient, shears)
-    arrays: dict[str, Any] = {}
-    for done, part in enumerate(parts):
-        progress(part.__name__.replace("_", " "), done, len(parts))
-        found = part(config)
-        arrays |= {f"{part.__name__}_{name}": np.asarray(value) for name, value in found.items()}
-    progress("done", len(parts), len(parts))
-    return arrays
+    return experiments.in_parts(
+        (linear, sigmoid, tanh_rates, critical, gate_bias, gate_table, latching, transient, shears), config, progress
+    )
 
 
 def linear(config: dict[str, Any]) -> dict[str, Any]:

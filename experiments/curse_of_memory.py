@@ -35,13 +35,7 @@ TINY = {"steps": 100, "draws": 8, "block": 4}
 
 def run(config: dict[str, Any], progress: experiments.Progress) -> dict[str, np.ndarray]:
     """The arrays of the figure, one group a part; names end in `_theory` where a formula gave the number."""
-    parts = (plain, cured, turning)
-    arrays: dict[str, Any] = {}
-    for done, part in enumerate(parts):
-        progress(part.__name__, done, len(parts))
-        arrays |= {f"{part.__name__}_{name}": np.asarray(value) for name, value in part(config).items()}
-    progress("done", len(parts), len(parts))
-    return arrays
+    return experiments.in_parts((plain, cured, turning), config, progress)
 
 
 def noise(config: dict[str, Any], rho: float, stream: int) -> np.ndarray:

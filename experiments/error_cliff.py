@@ -41,13 +41,7 @@ TINY = {"batch": 64, "grid": [9, 11], "ridge_points": 41, "slice_points": 14, "s
 
 def run(config: dict[str, Any], progress: experiments.Progress) -> dict[str, np.ndarray]:
     """The arrays of the figure, one group a part; names end in `_theory` where a formula gave the number."""
-    parts = (surface, ridge, section, descent)
-    arrays: dict[str, Any] = {}
-    for done, part in enumerate(parts):
-        progress(part.__name__, done, len(parts))
-        arrays |= {f"{part.__name__}_{name}": np.asarray(value) for name, value in part(config).items()}
-    progress("done", len(parts), len(parts))
-    return arrays
+    return experiments.in_parts((surface, ridge, section, descent), config, progress)
 
 
 def unit(w: Array, b: Array) -> js.cells.Elman:

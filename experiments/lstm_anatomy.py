@@ -43,13 +43,7 @@ TINY = {"width": 4, "inputs": 2, "steps": 6, "draws": 3, "unit_steps": 10, "stat
 
 def run(config: dict[str, Any], progress: experiments.Progress) -> dict[str, np.ndarray]:
     """The arrays of the figure, one group a part."""
-    parts = (products, oracle, time_constants, unit, gates, secondary)
-    arrays: dict[str, Any] = {}
-    for done, part in enumerate(parts):
-        progress(part.__name__, done, len(parts))
-        arrays |= {f"{part.__name__}_{key}": np.asarray(value) for key, value in part(config).items()}
-    progress("done", len(parts), len(parts))
-    return arrays
+    return experiments.in_parts((products, oracle, time_constants, unit, gates, secondary), config, progress)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

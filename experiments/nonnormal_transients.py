@@ -48,13 +48,7 @@ TINY = {
 
 def run(config: dict[str, Any], progress: experiments.Progress) -> dict[str, np.ndarray]:
     """The arrays of the figure, one group a part; names end in `_theory` where a formula gave the number."""
-    parts = (growth, gradients, ginibre)
-    arrays: dict[str, Any] = {}
-    for done, part in enumerate(parts):
-        progress(part.__name__, done, len(parts))
-        arrays |= {f"{part.__name__}_{name}": np.asarray(value) for name, value in part(config).items()}
-    progress("done", len(parts), len(parts))
-    return arrays
+    return experiments.in_parts((growth, gradients, ginibre), config, progress)
 
 
 def matrix(config: dict[str, Any], coupling: float) -> np.ndarray:

@@ -70,13 +70,7 @@ TINY = {
 
 def run(config: dict[str, Any], progress: experiments.Progress) -> dict[str, np.ndarray]:
     """The arrays of the figure, one group a part."""
-    parts = (clipping, forgetting, turning, batches, features, order, shift)
-    arrays: dict[str, Any] = {}
-    for done, part in enumerate(parts):
-        progress(part.__name__, done, len(parts))
-        arrays |= {f"{part.__name__}_{key}": np.asarray(value) for key, value in part(config).items()}
-    progress("done", len(parts), len(parts))
-    return arrays
+    return experiments.in_parts((clipping, forgetting, turning, batches, features, order, shift), config, progress)
 
 
 def descend(optimizer: optax.GradientTransformation, loss: Any, w: jax.Array, inputs: Any) -> jax.Array:

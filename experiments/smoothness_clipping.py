@@ -53,13 +53,7 @@ NEVER = 1e300
 
 def run(config: dict[str, Any], progress: experiments.Progress) -> dict[str, np.ndarray]:
     """The arrays of the figure, one group a part; names end in `_theory` where a formula gave the number."""
-    parts = (smoothness, threshold, orbit, paths, race, draws)
-    arrays: dict[str, Any] = {}
-    for done, part in enumerate(parts):
-        progress(part.__name__, done, len(parts))
-        arrays |= {f"{part.__name__}_{name}": np.asarray(value) for name, value in part(config).items()}
-    progress("done", len(parts), len(parts))
-    return arrays
+    return experiments.in_parts((smoothness, threshold, orbit, paths, race, draws), config, progress)
 
 
 def f(x: Array) -> Array:
