@@ -1,4 +1,4 @@
-"""How much the tests notice: a seeded draw of small errors, planted one by one, and whether a test breaks.
+"""How much the tests notice: a seeded draw of small errors, planted one by one, and which test breaks.
 
     python tests/corruptions.py --seed 0 --each 6
 
@@ -32,9 +32,9 @@ ROOMS = {
         ["test_gradients.py", "test_chain.py"],
     ),
 }
-OTHERS = ["test_spectrum_oracle.py", "test_nonfinite.py", "test_models.py", "test_flax.py", "test_figures.py"]
+OTHERS = ["test_models.py", "test_flax.py", "test_bad_input.py", "test_figures.py", "test_nonfinite.py"]
 LONGEST = 1200
-WORDS = {"message", "ValueError", "TypeError", "NotImplementedError"}
+WORDS = {"message", "ValueError", "TypeError", "NotImplementedError", "argsort"}
 
 
 class Corruption(NamedTuple):
@@ -126,10 +126,10 @@ def arithmetic(tree: ast.AST) -> Iterator[ast.AST]:
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, (ast.Raise, ast.JoinedStr, ast.arguments, ast.AnnAssign)):
             continue
-        if isinstance(node, ast.FunctionDef) and node.name == "__post_init__":
-            continue
+        if isinstance(node, ast.FunctionDef) and node.name in ("__post_init__", "row_norms"):
+            continue  # checks, and upper bounds, of which twice the value is one
         if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in WORDS:
-            continue
+            continue  # messages, and the keys of sorts
         if isinstance(node, ast.FunctionDef):
             for statement in node.body:
                 yield from (statement, *arithmetic(statement))
