@@ -32,7 +32,7 @@ ROOMS = {
         ["test_gradients.py", "test_chain.py"],
     ),
 }
-OTHERS = ["test_models.py", "test_flax.py", "test_bad_input.py", "test_figures.py", "test_nonfinite.py"]
+OTHERS = ["test_models.py", "test_flax.py", "test_bad_input.py", "test_figures.py", "test_spectrum_oracle.py"]
 LONGEST = 1200
 WORDS = {"message", "ValueError", "TypeError", "NotImplementedError", "argsort"}
 
