@@ -6,24 +6,22 @@ Exit codes: 0 all well; 1 something failed; 2 usage; 3 a claim does not hold; 13
 import argparse
 import contextlib
 import difflib
-import importlib
 import multiprocessing
 import sys
 import time
 import traceback
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import experiments
-from experiments import DEFAULT, Profile
-from figures import _gallery
-from jacspec import plotting, results
+from experiments import Profile
+from figures import _drawing, _gallery
+from jacspec import results
 
 HERE = Path(__file__).resolve().parent
 
@@ -31,11 +29,6 @@ HERE = Path(__file__).resolve().parent
 def names() -> list[str]:
     """The figures that exist, sorted."""
     return sorted(path.stem for path in HERE.glob("*.py") if not path.stem.startswith("_"))
-
-
-def out(profile: Profile = DEFAULT) -> Path:
-    """Where the drawn figures of a profile go."""
-    return profile.under(HERE / "out")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,7 +39,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in options.names:
             print(f"{name:28} {_state(name, options.profile)}")
         return 0
-    mpl.use("Agg")
     claims, failed = [], []
     columns = (
         TextColumn("{task.description}"),
@@ -57,18 +49,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     with (
         Progress(*columns, console=console, transient=True) as bar,
+        ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn"), _drawing.prepare) as drawing,
         ThreadPoolExecutor(options.jobs) as pool,
     ):
         overall = bar.add_task("figures", total=len(options.names))
         current = {
-            name: pool.submit(_bring_up_to_date, name, bar, options.profile, force=options.force)
+            name: pool.submit(_compute_and_draw, name, bar, drawing, options.profile, force=options.force)
             for name in options.names
         }
         try:
-            for name, seconds in current.items():
+            for name, done in current.items():
                 try:
-                    spent = seconds.result()
-                    claims += _draw(name, options.profile)
+                    spent, own = done.result()
+                    claims += own
                     console.print(f"{name}: drawn" + (f", computed in {spent:.1f} s" if spent else ""))
                 except Exception as error:
                     failed.append(name)
@@ -138,22 +131,16 @@ def _bring_up_to_date(name: str, bar: Progress, profile: Profile, *, force: bool
     return time.perf_counter() - began
 
 
-def _draw(name: str, profile: Profile) -> list[results.Claim]:
-    module = importlib.import_module(f"figures.{name}")
-    data, manifest = results.load(name, root=experiments.folder(profile))
-    with plotting.style():
-        fig, claims = module.draw(data, manifest["config"])
-        plotting.save_figure(fig, name, out(profile))
-    plotting.save_caption(name, module.CAPTION, out(profile))
-    strangers = {claim.figure for claim in claims} - {name}
-    if strangers:
-        msg = f"figures.{name}: a claim names the figure {sorted(strangers)}, expected '{name}'"
-        raise ValueError(msg)
-    return claims
+def _compute_and_draw(
+    name: str, bar: Progress, drawing: ProcessPoolExecutor, profile: Profile, *, force: bool
+) -> tuple[float, list[results.Claim]]:
+    """Seconds that computing took (0 if the result was current), and the claims of the figure."""
+    spent = _bring_up_to_date(name, bar, profile, force=force)
+    return spent, drawing.submit(_drawing.draw, name, profile).result()
 
 
 def _report(options: argparse.Namespace, claims: list[results.Claim], failed: list[str], console: Console) -> int:
-    folder = out(options.profile)
+    folder = _drawing.out(options.profile)
     try:
         if options.complete:  # nothing of figures that are no more
             (folder / "claims.json").unlink(missing_ok=True)

@@ -59,6 +59,7 @@ def tree(tmp_path):
         "experiments/__init__.py",
         "figures/__init__.py",
         "figures/__main__.py",
+        "figures/_drawing.py",
         "figures/_gallery.py",
         *rooms,
     ):
