@@ -192,13 +192,18 @@ def save_figure(fig: "Figure", name: str, folder: str | os.PathLike = "figures/o
         "pdf": {"CreationDate": None, "ModDate": None, "Creator": None, "Producer": None},
         "png": {"Software": None},
     }
-    files = []
+    files, layout = [], fig.get_layout_engine()
     with style():
+        if layout is not None:  # once for both files
+            layout.execute(fig)
+            fig.set_layout_engine("none")
         for kind, without in metadata.items():
             path = _files.resolve("plotting.save_figure", name, folder, f".{kind}", "name")
             content = io.BytesIO()
             fig.savefig(content, format=kind, dpi=300, metadata=without)
             files.append((path, content.getvalue()))
+        if layout is not None:
+            fig.set_layout_engine(layout)
     _files.write(*files)
     return files[0][0], files[1][0]
 
