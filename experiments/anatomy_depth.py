@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 import experiments
 import jacspec as js
-from experiments import _depth
+from experiments import _depth, _spectra
 from jacspec import models
 from jacspec.theory import mean_field, random_matrix
 
@@ -126,15 +126,6 @@ def attribution(layer: Any, h: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.
     return jnp.stack([logs.get(name, jnp.asarray(-jnp.inf)) for name in PARTS]), error
 
 
-@functools.partial(jax.jit, static_argnames="lags")
-def end_spectra(Js: jax.Array, lags: tuple[int, ...]) -> jax.Array:
-    """All log singular values of the last `lag` layers, -inf where they are below rounding: (digit, lag, i)."""
-    at = tuple(Js.shape[1] - lag for lag in lags)
-    one = lambda J: js.spectrum(js.JacobianChain.from_matrices(J, check=False), at=at, origin="end")
-    found = jax.vmap(one)(Js)
-    return jnp.where(found.resolved, found.log_singular_values, -jnp.inf)
-
-
 @jax.jit
 def matrices(net: Any, xs: jax.Array) -> jax.Array:
     """The Jacobians of the hidden layers, (digit, layer, n, n)."""
@@ -146,13 +137,14 @@ def measure(config: dict[str, Any], net: Any, xs: jax.Array, ys: jax.Array) -> d
     """Everything the figure shows of one network at one time."""
     many, few = slice(config["examples"]), slice(config["spectrum_examples"])
     found = jax.vmap(backward, in_axes=(None, 0, 0))(net, xs[many], ys[many])
-    logs = np.asarray(end_spectra(matrices(net, xs[few]), tuple(config["lags"])))
+    spectra = _spectra.from_the_end(matrices(net, xs[few]), tuple(config["lags"]))
+    logs = np.where(spectra.resolved, spectra.log_singular_values, -np.inf)
     predicted = jnp.argmax(jax.jit(jax.vmap(_depth.outputs, in_axes=(None, 0)))(net, xs), axis=1)
     return {k: np.asarray(v) for k, v in found.items()} | {
         "accuracy": np.asarray(jnp.mean(predicted == ys)),
         "spectra": logs[:, -1],
         "largest": logs[..., 0],
-        "isotropic": logs[..., 0] + np.log(np.mean(np.exp(2 * (logs - logs[..., :1])), axis=-1)) / 2,
+        "isotropic": _spectra.isotropic(logs),
     }
 
 

@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 
 import experiments
 import jacspec as js
+from experiments import _spectra
 from jacspec import initializers, tasks
 from jacspec.theory import recurrent
 
@@ -170,14 +171,6 @@ def attribution(cell: Any, h: Any, x: jax.Array, g: jax.Array) -> tuple[jax.Arra
     return gains, jnp.linalg.norm(kept + through - total) / jnp.linalg.norm(total)
 
 
-@functools.partial(jax.jit, static_argnames="lags")
-def end_spectra(Js: jax.Array, lags: tuple[int, ...]) -> jax.Array:
-    """All log singular values of J_T ... J_{T-lag+1}: (sequence, lag, i)."""
-    at = tuple(Js.shape[1] - lag for lag in lags)
-    one = lambda J: js.log_singular_values(js.JacobianChain.from_matrices(J, check=False), at=at, origin="end")
-    return jax.vmap(one)(Js)
-
-
 def measure(config: dict[str, Any], model: Any, bits: jax.Array, answers: jax.Array) -> dict[str, np.ndarray]:
     """Everything the figure shows of one network at one time."""
     cell = model["cell"]
@@ -185,15 +178,14 @@ def measure(config: dict[str, Any], model: Any, bits: jax.Array, answers: jax.Ar
     few = bits[: config["spectrum_examples"]]
     Js = jax.jit(lambda cell: js.batched(js.JacobianChain.dense, cell, start(cell), few, in_axes=(None, 0)))(cell)
     right = (jax.vmap(logits, in_axes=(None, 0))(model, bits) > 0) == (answers > 0.5)
-    spectra = np.asarray(end_spectra(Js, tuple(config["lags"])))
-    spread = jnp.log(jnp.mean(jnp.exp(2 * (spectra - spectra[..., :1])), axis=-1)) / 2 + spectra[..., 0]
+    spectra = np.asarray(_spectra.from_the_end(Js, tuple(config["lags"])).log_singular_values)
     return (
         {k: np.asarray(v) for k, v in found.items()}
         | {
             "accuracy": np.asarray(jnp.mean(right[:, config["lag"] :])),
             "spectra": spectra[:, -1],
             "largest": spectra[..., 0],
-            "isotropic": np.asarray(spread),
+            "isotropic": _spectra.isotropic(spectra),
         }
         | ({} if isinstance(cell, js.cells.GRU) else {"log_det": np.asarray(log_determinants(model, few))})
     )

@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 
 import experiments
 import jacspec as js
+from experiments import _spectra
 from jacspec import initializers
 
 CONFIG = {
@@ -165,17 +166,6 @@ def sum_error(model: dict[str, Any], x: jax.Array, y: jax.Array) -> jax.Array:
     return optax.tree.norm(jax.tree.map(jnp.subtract, total, exact)) / optax.tree.norm(exact)
 
 
-@functools.partial(jax.jit, static_argnames="lags")
-def end_spectra(Js: jax.Array, lags: tuple[int, ...]) -> js.Spectrum:
-    """All log singular values of J_T ... J_{T-lag+1} of the step Jacobians (digit, T, n, n): (digit, lag, i).
-
-    From matrices, so that one compilation serves all cells of a width.
-    """
-    at = tuple(Js.shape[1] - lag for lag in lags)
-    one = lambda J: js.spectrum(js.JacobianChain.from_matrices(J, check=False), at=at, origin="end")
-    return jax.vmap(one)(Js)
-
-
 def step_bound(cell: Any) -> float:
     """ln(gamma sigma_max(W)), which no Elman step exceeds; NaN for gated cells, which have no such bound."""
     if not isinstance(cell, js.cells.Elman):
@@ -209,7 +199,7 @@ def measure(config: dict[str, Any], task: str, model: Any, xs: jax.Array, ys: ja
         return found
     cell, few = model["cell"], xs[: config["spectrum_examples"]]
     Js = js.batched(js.JacobianChain.dense, cell, start(cell), few, in_axes=(None, 0))
-    spectra = end_spectra(Js, tuple(config["pixel_lags"]))
+    spectra = _spectra.from_the_end(Js, tuple(config["pixel_lags"]))
     values = np.where(spectra.resolved, spectra.log_singular_values, -np.inf)
     return found | {
         "largest": values[..., 0],
