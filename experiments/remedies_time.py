@@ -55,6 +55,7 @@ def run(config: dict[str, Any], progress: experiments.Progress) -> dict[str, np.
     total, done, arrays = sum(len(names) for _, _, names, _, _ in runs), 0, {}
     progress("compiling", 0, total)
     shared = {key: config[key] for key in ("width", "batch", "learning_rate", "seeds")}
+    shared["first_seed"] = config["seed"] * config["seeds"]
     for name, task, names, length, updates in runs:
 
         def say(sentence: str) -> None:

@@ -79,6 +79,7 @@ def parser() -> Parser:
     one.add_argument("--learning-rate", type=float, default=0.01, metavar="ETA", help="of every row (0.01)")
     one.add_argument("--optimizer", default="sgd", metavar="NAME", help="sgd (default) or adam")
     one.add_argument("--seeds", type=int, default=5, metavar="N", help="runs a row (5)")
+    one.add_argument("--first-seed", type=int, default=0, metavar="N", help="of the first run (0), then N + 1, ...")
     one.add_argument(
         "--out", default="comparison", metavar="FOLDER", help="finished rows, table.csv, table.json, figure"
     )
@@ -117,7 +118,7 @@ def _prepared(given: argparse.Namespace) -> Any:
     return comparison.prepare(
         task, given.remedy or ["none"], length=length, width=given.width, depth=given.depth, updates=given.updates,
         batch=given.batch, learning_rate=given.learning_rate, optimizer=given.optimizer, seeds=given.seeds,
-        store=Path(given.out) / "rows",
+        first_seed=given.first_seed, store=Path(given.out) / "rows",
     )  # fmt: skip
 
 

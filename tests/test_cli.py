@@ -41,7 +41,7 @@ def test_a_comparison_from_words(trained, tmp_path, capsys):
         assert [line["remedy"] for line in csv.DictReader(stream)] == remedies
     settings = json.loads((tmp_path / "table.json").read_text())["settings"]
     assert settings == {
-        "width": 7, "updates": 30, "batch": 4, "seeds": 3, "depth": None, "learning_rate": 0.2, "optimizer": "adam",
+        "width": 7, "updates": 30, "batch": 4, "seeds": 3, "first_seed": 0, "depth": None, "learning_rate": 0.2, "optimizer": "adam",
     }  # fmt: skip
     assert (tmp_path / "comparison.pdf").read_bytes().startswith(b"%PDF")
     assert [plan.task.length for plan in trained] == [50] * 3

@@ -298,10 +298,26 @@ def test_only_what_is_missing_is_computed(trained, tmp_path):
     equal(second.rows[0], first.rows[1])
     ask([" clip = norm:1.0"])  # the same remedy in other words
     assert len(trained) == 3
-    for change in ({"updates": 5}, {"seeds": 3}, {"learning_rate": 0.02}, {"width": 5}, {"optimizer": "adam"}):
+    for change in (
+        {"updates": 5},
+        {"seeds": 3},
+        {"first_seed": 1},
+        {"learning_rate": 0.02},
+        {"width": 5},
+        {"optimizer": "adam"},
+    ):
         ask(["none"], **change)
     ask(["none"], length=11)
-    assert len(trained) == 9
+    assert len(trained) == 10
+
+
+def test_the_seeds_of_a_row(monkeypatch):
+    asked = []
+    train = lambda plan, seeds: asked.append(list(seeds)) or canned()
+    monkeypatch.setattr(sys.modules["jacspec.comparison.compare"], "train", train)
+    js.compare("temporal_order", ["none"], **OPTIONS)
+    js.compare("temporal_order", ["none"], **OPTIONS, first_seed=3)
+    assert asked == [[0, 1], [3, 4]]
 
 
 def test_other_code_or_precision_computes_again(trained, tmp_path, monkeypatch):
@@ -364,6 +380,8 @@ def test_summaries_of_known_rows():
         ({"remedies": ["gruu"]}, ValueError, "Did you mean 'gru'"),
         ({"width": 0}, ValueError, "'width'.*got 0"),
         ({"seeds": 2.5}, TypeError, "'seeds' must be an integer"),
+        ({"first_seed": -1}, ValueError, "'first_seed' is out of range"),
+        ({"first_seed": 2**32 - 1}, ValueError, "'first_seed' is out of range"),
         ({"depth": 0}, ValueError, "'depth'"),
         ({"learning_rate": math.nan}, ValueError, "'learning_rate'.*nan"),
         ({"learning_rate": 0.0}, ValueError, "learning_rate > 0"),

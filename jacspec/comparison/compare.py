@@ -99,12 +99,13 @@ class Prepared:
     def _row(self, one: Plan, say: Callable[[str], None]) -> Row:
         config = json.loads(json.dumps(self._config(one)))
         digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:24]
+        first = self.settings["first_seed"]
         found = None if self.store is None else _stored(self.store / f"row-{digest}", config)
         if found is None:
-            found = train(one, range(self.settings["seeds"]))
+            found = train(one, range(first, first + self.settings["seeds"]))
             if self.store is not None:
                 path = self.store / f"row-{digest}"
-                results.save(path, found.arrays(), config, seed=0, wall_time=found.seconds, code=config["code"])
+                results.save(path, found.arrays(), config, seed=first, wall_time=found.seconds, code=config["code"])
             say(f"{one.remedy}: {found.seconds:.0f} s")
         else:
             say(f"{one.remedy}: stored")
@@ -140,7 +141,7 @@ def compare(
         store: folder of finished rows; a second call with the same arguments takes them from there (a `Task` is known
             by what it prints and by its sha256). None: no folder.
         progress: show a bar, or a function that is called with a sentence after every row.
-        **options: of `prepare`: length, width, depth, updates, batch, learning_rate, optimizer, seeds.
+        **options: of `prepare`: length, width, depth, updates, batch, learning_rate, optimizer, seeds, first_seed.
 
     Returns:
         A `Comparison`.
@@ -168,6 +169,7 @@ def prepare(
     learning_rate: float = 0.01,
     optimizer: str = "sgd",
     seeds: int = 5,
+    first_seed: int = 0,
     store: str | os.PathLike | None = None,
 ) -> Prepared:
     """All the checks of `compare`, without computing anything.
@@ -182,7 +184,8 @@ def prepare(
         batch: sequences an update.
         learning_rate: of every row.
         optimizer: "sgd" or "adam", of every row.
-        seeds: number of runs a row; the seeds are 0, 1, ...
+        seeds: number of runs a row.
+        first_seed: theirs are first_seed, first_seed + 1, ...
         store: as in `compare`.
 
     Returns:
@@ -212,6 +215,7 @@ def prepare(
         name: _checks.integer(NAME, name, value, 1)
         for name, value in {"width": width, "updates": updates, "batch": batch, "seeds": seeds}.items()
     }
+    shared["first_seed"] = _checks.integer(NAME, "first_seed", first_seed, 0, 2**32 - seeds, "Seeds lie in 0..2**32-1.")
     shared["depth"] = None if depth is None else _checks.integer(NAME, "depth", depth, 1)
     rate = number(NAME, "learning_rate", learning_rate, 0)
     if rate == 0:
