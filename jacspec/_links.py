@@ -208,21 +208,32 @@ def floating(tree: Any) -> tuple[Array, ...]:
 
 def first_nonfinite(tree: Any) -> Array:
     """The first index along the leading axis with a NaN or Inf in any leaf, -1 if none."""
-    marks = [~jnp.isfinite(leaf).all(axis=tuple(range(1, leaf.ndim))) for leaf in floating(tree)]
+    return _first_entry(floating(tree))
+
+
+@jax.jit
+def _first_entry(leaves: tuple[Array, ...]) -> Array:
+    marks = [~jnp.isfinite(leaf).all(axis=tuple(range(1, leaf.ndim))) for leaf in leaves]
     return _first(jnp.stack(marks).any(axis=0) if marks else jnp.zeros(0, bool))
 
 
 def first_nonfinite_of(trees: Sequence[Any]) -> Array:
     """The index of the first tree with a NaN or Inf in any leaf, -1 if none."""
-    parts = [jnp.stack([~jnp.isfinite(leaf).all() for leaf in floating(tree)] or [jnp.array(False)]) for tree in trees]
-    return _first(jnp.asarray([part.any() for part in parts], bool))
+    return _first(jnp.asarray([_any_nonfinite(floating(tree)) for tree in trees], bool))
 
 
+@jax.jit
+def _any_nonfinite(leaves: tuple[Array, ...]) -> Array:
+    return jnp.asarray([~jnp.isfinite(leaf).all() for leaf in leaves], bool).any()
+
+
+@jax.jit
 def _first(bad: Array) -> Array:
     """The index of the first True, -1 if none."""
     return jnp.where(bad.any(), jnp.argmax(bad), -1) if bad.shape[0] else jnp.asarray(-1)
 
 
+@jax.jit
 def earliest(*indices: Array) -> Array:
     """The smallest index, where -1 stands for none."""
     found = jnp.stack(indices)

@@ -8,6 +8,7 @@ hard_tanh'(+-1) = 1, and elu, selu take the left derivative at 0.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 
@@ -50,12 +51,7 @@ class Activation:
 
     def derivative(self, a: Array) -> Array:
         """f'(a), elementwise; never a false zero, NaN where a is not finite."""
-        d = self.slope(a)
-        if not self.structural_zeros:
-            info = jnp.finfo(d.dtype)
-            floor = jnp.asarray(float(info.tiny) / float(info.eps), d.dtype)
-            d = jnp.where(jnp.isfinite(a) & (jnp.abs(d) < floor), jnp.where(jnp.signbit(d), -floor, floor), d)
-        return jnp.where(jnp.isfinite(a), d, jnp.nan)
+        return _without_false_zeros(self.slope(a), a, self.structural_zeros)
 
     def log_derivative(self, a: Array) -> tuple[Array, Array]:
         """(log abs f'(a) in nats, sign of f'(a)); -inf and 0 at a structural zero, NaN where a is not finite."""
@@ -63,6 +59,17 @@ class Activation:
         return log, jnp.where(log == -jnp.inf, 0, jnp.sign(self.derivative(a)))
 
 
+@functools.partial(jax.jit, static_argnums=2)
+def _without_false_zeros(d, a, structural_zeros):
+    """The slope d at a: what underflowed stops short of zero, NaN where a is not finite."""
+    if not structural_zeros:
+        info = jnp.finfo(d.dtype)
+        floor = jnp.asarray(float(info.tiny) / float(info.eps), d.dtype)
+        d = jnp.where(jnp.isfinite(a) & (jnp.abs(d) < floor), jnp.where(jnp.signbit(d), -floor, floor), d)
+    return jnp.where(jnp.isfinite(a), d, jnp.nan)
+
+
+@jax.jit
 def _sech2(a):
     e = jnp.exp(-2 * jnp.abs(a))
     return 4 * e / (1 + e) ** 2
@@ -94,6 +101,7 @@ def _gelu_bracket(left):
     return left + jnp.where(left < -5, 1 / far, ndtr(near) / _gaussian(near))
 
 
+@jax.jit
 def _gelu_slope(a):
     finite = jnp.where(jnp.isinf(a), 0, a)
     low = _gaussian(a) * _gelu_bracket(jnp.minimum(finite, 0.0))  # underflows to -0: the sign stays

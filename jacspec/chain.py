@@ -211,6 +211,7 @@ class JacobianChain:
         return _with_matrices(Shared(d, W))
 
 
+@jax.jit
 def rescale(V: Array) -> tuple[Array, Array]:
     """Unit columns and the logs of their norms; a zero column stays zero, with -inf; NaN where a norm is not finite."""
     size = norms(V, axis=0)

@@ -4,6 +4,7 @@ A large scale difference belongs on the left, row by row: diag(d) W is pushed as
 Every matrix product asks for the highest precision; TF32 would ruin a spectrum.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ def matmul(A: Array, B: Array) -> Array:
     return jnp.matmul(A, B, precision=lax.Precision.HIGHEST)
 
 
+@functools.partial(jax.jit, static_argnames="axis")
 def norms(A: Array, axis: int = -1) -> Array:
     """Euclidean norms along `axis`, safe from overflow and underflow."""
     top = lax.stop_gradient(jnp.max(jnp.abs(A), axis=axis, keepdims=True, initial=0))

@@ -266,8 +266,11 @@ def _conditioning(chain: JacobianChain, values: Array, right: Array) -> Array:
 
     A relative change eps in the norm of every row moves log sigma_i by at most about eps times this number.
     """
-    run = _moved if isinstance(chain.links, Listed) else _moved_jitted
-    moves = jnp.stack([run(chain, values, right, key) for key in jax.random.split(jax.random.key(0), PROBES)])
+    keys = jax.random.split(jax.random.key(0), PROBES)
+    if isinstance(chain.links, Listed):
+        moves = jnp.stack([_moved(chain, values, right, key) for key in keys])
+    else:
+        moves = _all_moved(chain, values, right, keys)
     return jnp.pad(jnp.sqrt(jnp.mean(moves**2, axis=0)), (0, values.shape[0] - chain.rank_bound))
 
 
@@ -284,7 +287,10 @@ def _moved(chain: JacobianChain, values: Array, right: Array, key: Array) -> Arr
     return jax.jvp(wobbling, (zero,), (zero + 1,))[1]
 
 
-_moved_jitted = jax.jit(_moved)
+@jax.jit
+def _all_moved(chain: JacobianChain, values: Array, right: Array, keys: Array) -> Array:
+    """One move a key, in one program."""
+    return jax.lax.map(functools.partial(_moved, chain, values, right), keys)
 
 
 def _leading(chain: JacobianChain, origin: str, t: int, k: int) -> Spectrum:

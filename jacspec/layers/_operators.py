@@ -1,5 +1,6 @@
 """Step Jacobians that only layers have: a diagonal, and projections beside a gain or a weight (see `operators`)."""
 
+import functools
 import math
 from typing import Any
 
@@ -72,6 +73,7 @@ def radius(norm: Array, epsilon: float) -> Array:
     return norm if epsilon == 0 else jnp.hypot(norm, math.sqrt(epsilon))
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def centered(A: Array, axis: int) -> Array:
     """A minus its mean along `axis`; the first entry goes first, so that a constant gives exact zeros."""
     A = A - jax.lax.stop_gradient(jax.lax.slice_in_dim(A, 0, 1, axis=axis))
@@ -186,6 +188,7 @@ class Projected:
         return out if self.direction is None else out | {"normalized state": self.direction}
 
 
+@jax.jit
 def unit_rows(W: Array) -> tuple[Array, Array]:
     """Rows of W divided by their norms (a zero row stays zero), and whether each row is zero."""
     top = jax.lax.stop_gradient(jnp.max(jnp.abs(W), axis=-1, keepdims=True))

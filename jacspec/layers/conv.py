@@ -6,6 +6,7 @@ C(K) is the convolution as a matrix on the flattened (row-major) state. It is ne
 a pull applies the transposed convolution.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -76,6 +77,7 @@ class ConvJacobian:
         return {"slope": self.slope, "weight": self.kernel}
 
 
+@functools.partial(jax.jit, static_argnums=(2, 3))
 def convolve(H: Array, kernel: Array, padding: str, strides: tuple[int, ...]) -> Array:
     """The convolution (cross-correlation, as everywhere in deep learning) of a batch (B, space..., in)."""
     space = "HW"[: kernel.ndim - 2]
