@@ -75,7 +75,8 @@ class Training:
             self._run(store)
 
     def _run(self, store: Checkpoint | None) -> None:
-        o, dispatch = self.options, self._over_seeds(self.program.dispatch, 2)
+        o, program = self.options, self.program
+        advance, judge = self._over_seeds(program.advance, 2), self._over_seeds(program.judge, 3)
         if store is not None and (found := store.restore(self.states)) is not None:
             self.done, self.states, self.records = found
         past, begun = self.seconds, time.perf_counter()
@@ -85,8 +86,11 @@ class Training:
                 running = np.flatnonzero(np.asarray(self.states.status) == RUNNING)
                 if not len(running):
                     break
-                self.states, record = dispatch(self.states, self.keys, self.task, np.int32(stop))
-                record = jax.device_get(record)
+                self.states, trained = advance(self.states, self.keys, self.task, np.int32(stop))
+                judged = judge(self.states.parameters, self.states.rest, self.keys, self.task)
+                self.states = program.settled(self.states, judged["metric"])
+                counts = {"update": self.states.update, "rejected": self.states.optimizer.report.times_rejected}
+                record = jax.device_get(counts | judged | trained)
                 seconds = np.asarray(past + time.perf_counter() - begun)
                 for i in map(int, running):
                     self.records[i].append(_one(record, i) | {"seconds": seconds})

@@ -74,7 +74,10 @@ class Program:
 
     def model(self, state: State) -> Any:
         """The model with the variables of a state."""
-        return nnx.merge(self.graph, state.parameters, state.rest, copy=True)
+        return self._merged(state.parameters, state.rest)
+
+    def _merged(self, parameters: Any, rest: Any) -> Any:
+        return nnx.merge(self.graph, parameters, rest, copy=True)
 
     def start(self, parameters: Any, rest: Any, key: Array, task: Task) -> State:
         """The state before the first update."""
@@ -89,7 +92,7 @@ class Program:
 
     def loss(self, parameters: Any, rest: Any, task: Task, batch: Batch) -> tuple[Array, Any]:
         """What is minimized, and the other variables after the forward pass."""
-        model = nnx.merge(self.graph, parameters, rest, copy=True)
+        model = self._merged(parameters, rest)
         value = _reading.loss(model, task, batch)
         rest = nnx.state(model, nnx.Not(nnx.Param))
         if self.regularizer is not None:
@@ -158,27 +161,27 @@ class Program:
             "clip_rate": sums["clipped"] / count,
         }
 
-    def judge(self, state: State, key: Array, task: Task) -> tuple[State, dict[str, Array]]:
-        """The held-out loss and the fraction of sequences wrong, and with it perhaps the status; then the probes."""
+    def judge(self, parameters: Any, rest: Any, key: Array, task: Task) -> dict[str, Array]:
+        """The held-out loss, the fraction of sequences wrong, and what the probes say.
+
+        It knows no optimizer: all trainings of equal models and tasks share this program.
+        """
         held = task.evaluation(stream(key, HELD_OUT), self.held_out)
-        model = self.model(state)
+        model = self._merged(parameters, rest)
         model.eval()
         y = _reading.outputs(model, held.inputs)
         asked = _reading.asked(held, y.shape[1])
-        metric = jnp.mean(task.wrong(y, asked), dtype=state.recent.dtype)
-        solved = (state.status == RUNNING) & (metric <= self.success)
-        record = {"update": state.update, "loss": task.loss(y, asked), "metric": metric}
-        record["rejected"] = state.optimizer.report.times_rejected
+        record = {"loss": task.loss(y, asked)}
+        record["metric"] = jnp.mean(task.wrong(y, asked), dtype=record["loss"].dtype)
         few = jax.tree.map(lambda a: a[: self.batch], held)
         for probe in self.probes:
-            record |= probe(self.model(state), few)
-        return dataclasses.replace(state, status=jnp.where(solved, SOLVED, state.status)), record
+            record |= probe(self._merged(parameters, rest), few)
+        return record
 
-    def dispatch(self, state: State, key: Array, task: Task, stop: Array) -> tuple[State, dict[str, Array]]:
-        """One call of the device: updates, then what is measured."""
-        state, trained = self.advance(state, key, task, stop)
-        state, judged = self.judge(state, key, task)
-        return state, judged | trained
+    def settled(self, state: State, metric: Array) -> State:
+        """The state with the status that the fraction wrong gives it."""
+        solved = (state.status == RUNNING) & (metric <= self.success)
+        return dataclasses.replace(state, status=jnp.where(solved, SOLVED, state.status))
 
 
 def _reports(optimizer: RejectState) -> list[ClipReport]:

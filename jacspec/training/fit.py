@@ -174,8 +174,7 @@ def _fitted(
     _checks.instance(name, "task", task, Task, "Take one of jacspec.tasks.")
     seeds = [_checks.integer(name, "seed", seed, 0, 2**32 - 1, "A seed lies in 0..2**32-1.") for seed in seeds]
     checked = _options.checked(name, options, task, optimizer)
-    for model in models:
-        _reading.fits(name, model, task, checked.batch)
+    _reading.fits(name, models[0], task, checked.batch)  # the others have its shapes, or are refused
     training = Training(name, models, task, optimizer, seeds, checked)
     training.run()
     return [_one(training, i) for i in range(len(seeds))]
