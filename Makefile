@@ -27,11 +27,11 @@ help:  ## This list
 figures: $(READY)  ## Run missing or stale experiments, draw every figure, check the claims
 	@$(RUN) -m figures $(NAME) $(if $(FULL),--full) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-# Compiling is most of the work of the tests: they skip LLVM's optimizations and XLA's fusion emitters (the slow tests and
-# the figures do not; together a third of the time), and share what they compiled, between processes and runs.
-test: export XLA_FLAGS += --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
+# Compiling is most of the work of the tests: they skip LLVM's optimizations and XLA's fusion emitters and compile on one
+# core each (the slow tests and the figures do not), and share what took long to compile, between processes and runs.
+test: export XLA_FLAGS += --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1
 test: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.pytest_cache/jax
-test: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
+test: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.1
 test: $(READY)  ## Run the tests, without the slow ones
 	@$(PYTEST) -q -m "not slow" -n $(WORKERS) --dist loadgroup $(ARGS)
 

@@ -22,14 +22,16 @@ def _few_programs() -> Iterator[None]:
     """Forget compiled programs when there are many: they use up the memory maps that Linux grants a process (65,530)."""
     yield
     maps = Path("/proc/self/maps")
-    if maps.exists() and maps.read_text().count("\n") > 12_000:
+    if maps.exists() and maps.read_text().count("\n") > 30_000:
         jax.clear_caches()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that look at the same run of an experiment stay in one process, which then runs it once."""
+    """Tests that look at the same run of an experiment or a comparison stay in one process, which then runs it once."""
     for item in items:
         params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
         if "drawn" in params:
             item.add_marker(pytest.mark.xdist_group(params["drawn"]))
+        elif "resumed" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("resumed"))

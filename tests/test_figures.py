@@ -12,7 +12,7 @@ import experiments
 from jacspec import plotting
 
 ROOT = Path(__file__).resolve().parent.parent
-QUICK = ("closed_forms", "lyapunov_tanh_rnn")
+QUICK = ("closed_forms",)
 NAMES = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in experiments.names()]
 # what must hold whatever the size
 EXACT = {

@@ -112,6 +112,7 @@ def test_runs_draws_and_claims_then_has_nothing_left_to_run(tree):
     assert "the code changed" in call(tree, "--list").stdout
 
 
+@pytest.mark.slow
 def test_result_is_stale_when_the_package_changes(tree):
     assert call(tree).returncode == 0
     (tree / "jacspec" / "__init__.py").write_text("# another version")
@@ -133,6 +134,7 @@ def test_configuration_or_damage_makes_a_result_stale_and_the_bad_file_is_kept(t
     assert "the configuration changed" in call(tree, "--list").stdout
 
 
+@pytest.mark.slow
 def test_full_profile_has_its_own_results_and_figures(tree):
     assert call(tree, "--full").returncode == 0
     assert json.loads((tree / "results" / "full" / "counting.json").read_text())["config"]["steps"] == 6
@@ -177,6 +179,7 @@ def test_claim_that_does_not_hold_is_exit_code_3(tree):
     assert len(json.loads((tree / "figures" / "out" / "claims.json").read_text())) == 2
 
 
+@pytest.mark.slow
 def test_failed_or_removed_figures_leave_no_claim(tree):
     add(tree, "other", EXPERIMENT)
     assert call(tree).returncode == 0

@@ -251,6 +251,7 @@ def test_sequential_gives_the_layers():
     np.testing.assert_allclose(J, jax.jacfwd(lambda v: net(v))(x), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_sequential_with_batch_norm_in_training_and_with_convolutions():
     rngs, float64 = nnx.Rngs(0), {"param_dtype": jnp.float64}
     net = nnx.Sequential(nnx.Linear(I, H, rngs=rngs, **float64), nnx.BatchNorm(H, rngs=rngs, **float64), jnp.tanh)

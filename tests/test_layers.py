@@ -205,6 +205,7 @@ def test_every_jacobian_is_a_pytree_of_arrays(case):
     assert error(jax.jit(lambda J: J.push(jnp.eye(h.size)))(J), J.dense()) <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_layer_chain_of_functions_and_layers():
     h = draw(4)
     net = [

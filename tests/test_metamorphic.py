@@ -260,9 +260,8 @@ def test_batches_jit_and_vmap_change_a_few_ulp_at_most(batch, ask):
     np.testing.assert_array_equal(many(batch[order]), np.asarray(many(batch))[order])
 
 
-@pytest.mark.parametrize(
-    "spread", [pytest.param(1e-3, marks=pytest.mark.slow), pytest.param(1e-9, marks=pytest.mark.slow), 0.0]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("spread", [1e-3, 1e-9, 0.0])
 def test_the_leading_values_are_the_head_of_all_even_in_a_cluster(spread):
     n, length, k = 40, 6, 3
     rng = np.random.default_rng(3)

@@ -482,6 +482,7 @@ def test_a_convolutional_network_is_its_equations():
     np.testing.assert_allclose(product, oracle, atol=1e-14)
 
 
+@pytest.mark.slow
 def test_delta_orthogonal_kernels_keep_every_direction():
     make = lambda **options: Convolutional(
         1, 4, 2, depth=4, activation="linear", dtype=F64, rngs=nnx.Rngs(0), **options

@@ -61,7 +61,7 @@ VALUES = {
 }
 
 
-@pytest.mark.parametrize("question", VALUES)
+@pytest.mark.parametrize("question", [pytest.param("verify", marks=pytest.mark.slow), *list(VALUES)[1:]])
 def test_one_sick_element_is_flagged_and_the_others_do_not_notice(question):
     found, clean = asked(VALUES[question])
     assert_contained(found, clean)
@@ -168,6 +168,7 @@ def test_the_layer_that_hides_an_inf_in_its_bias_is_named():
     assert np.isnan(found.log_singular_values).all(axis=1).tolist() == [False, True, True]
 
 
+@pytest.mark.slow
 def test_a_wide_search_for_the_leading_values_ends():
     n = 20
     Js = RNG.standard_normal((3, 4, n, n)) / np.sqrt(n)

@@ -308,6 +308,7 @@ def test_derivative_agrees_with_finite_differences():
     np.testing.assert_allclose(actual, expected, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_forward_is_the_transpose_of_reverse_in_a_checkpointed_scan_under_vmap():
     rng = np.random.default_rng(4)
     problems = [CASES["spread 12"], CASES["dead rows"], CASES["spread 400"]]

@@ -46,7 +46,9 @@ def agree(found, want):
     return np.abs(found - want).max(axis=(1, 2, 3)) / np.abs(want).max(axis=(1, 2, 3))
 
 
-@pytest.mark.parametrize("family", ["gauss", "tanh", "residual", "relu", "prescribed"])
+@pytest.mark.parametrize(
+    "family", ["gauss", "tanh", "residual", pytest.param("relu", marks=pytest.mark.slow), "prescribed"]
+)
 def test_gradients_of_separated_values(family):
     Js = getattr(families, family)(np.random.default_rng(3), 5, 12)
     ask = lambda A: js.log_singular_values(chain_of(A))

@@ -184,6 +184,7 @@ def test_simulated_layers(ensemble):
     assert gap(rm.jacobian_law(HALF, L, ensemble=ensemble)) > 0.3  # it can tell
 
 
+@pytest.mark.slow
 def test_jit_vmap_and_derivatives():
     """Against the algebra of the Bernoulli class, p = erf(1 / sqrt(2 q)); and NaN where there is no law."""
     s2 = 1.7
