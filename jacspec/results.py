@@ -96,7 +96,7 @@ def save(
         "arrays": {name: {"shape": list(a.shape), "dtype": a.dtype.str} for name, a in table.items()},
         "sha256": hashlib.sha256(content).hexdigest(),
         "wall_time": float(wall_time),
-        **_environment(),
+        **environment(),
     }
     manifest["seal"] = _digest(manifest)
     text = json.dumps(manifest, indent=2, allow_nan=False) + "\n"
@@ -116,7 +116,8 @@ def _storable(name: str, value: Any) -> np.ndarray:
     return np.ascontiguousarray(array) if array.ndim else array
 
 
-def _environment() -> dict[str, Any]:
+def environment() -> dict[str, Any]:
+    """Versions, device and the settings of JAX that decide numbers."""
     import jax
 
     device = jax.devices()[0]

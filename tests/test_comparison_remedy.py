@@ -240,20 +240,24 @@ def numpy_run(model, x):
 
 
 def test_omega_is_that_of_the_dense_jacobians():
-    task = tasks.adding(10, dtype=jnp.float64)
+    task = tasks.temporal_order(10, dtype=jnp.float64)
     made = row("omega=norm:3,flossing=during:2", task)
     made = dataclasses.replace(made, arguments=made.arguments | {"dtype": jnp.float64})
-    model, x = made.make(nnx.Rngs(0)), task.sample(jax.random.key(0), 3).inputs
-    found = nnx.jit(made.regularizer())(model, x)
-    values = []
-    for sequence in x:
-        g = np.asarray(model.head["W"][...])[0]  # dE/dh_T up to a factor, whatever the target
+    model, batch = made.make(nnx.Rngs(0)), task.sample(jax.random.key(0), 3)
+    found = nnx.jit(made.regularizer())(model, batch)
+    values, W, b = [], np.asarray(model.head["W"][...]), np.asarray(model.head["b"][...])
+    for sequence, right in zip(batch.inputs, batch.targets[:, -1], strict=True):
+        states, Js = numpy_run(model, sequence)
+        likely = np.exp(W @ states[-1] + b)
+        g = W.T @ (likely / likely.sum() - np.eye(len(W))[right])  # dE/dh_T up to a factor
         ratios = []
-        for J in numpy_run(model, sequence)[1][::-1]:
+        for J in Js[::-1]:
             ratios.append(np.linalg.norm(J.T @ g) / np.linalg.norm(g))
             g = J.T @ g
         values.append(np.mean((np.array(ratios) - 1) ** 2))
-    exponents = mean_squared_exponent(model, x, 2)  # all three sequences, as `build.FLOSSED_SEQUENCES` is larger
+    exponents = mean_squared_exponent(
+        model, batch.inputs, 2
+    )  # all three sequences, as `build.FLOSSED_SEQUENCES` is larger
     np.testing.assert_allclose(found, 3 * np.mean(values) + exponents, rtol=1e-10)
 
 
@@ -271,13 +275,14 @@ def mean_squared_exponent(model, x, k):
 
 def test_flossing_before_training_draws_the_exponents_to_zero():
     options = {"updates": 1000, "width": 5}
-    x = TASK.sample(jax.random.key(7), 8).inputs
+    batch = TASK.sample(jax.random.key(7), 8)
+    x = batch.inputs
     plain, flossed = (row(text, **options).make(nnx.Rngs(1)) for text in ("none", "flossing=before:3"))
     before, after = (mean_squared_exponent(model, x, 3) for model in (plain, flossed))
     assert after < before / 2
     made = row("flossing=during:3", **options)
     few = x[: build.FLOSSED_SEQUENCES]
-    found = nnx.jit(made.regularizer())(plain, x)
+    found = nnx.jit(made.regularizer())(plain, batch)
     np.testing.assert_allclose(found, mean_squared_exponent(plain, few, 3), rtol=1e-4)
 
 

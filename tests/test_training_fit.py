@@ -96,7 +96,7 @@ def test_training_is_the_loop_of_its_equations():
 
     found = training.fit(
         model, task, optax.chain(remedies.clip_by_global_norm(0.9), optax.sgd(0.2)), updates=7, batch=ROWS, every=3,
-        regularizer=lambda model, inputs: 0.01 * jnp.sum(model.cells[0]["W"][...] ** 2), success=False,
+        regularizer=lambda model, batch: 0.01 * jnp.sum(model.cells[0]["W"][...] ** 2), success=False,
     )  # fmt: skip
     cell, head = found.model.cells[0], found.model.head
     for name, value in {"W": cell["W"], "U": cell["U"], "b": cell["b"], "C": head["W"], "c": head["b"]}.items():
@@ -202,7 +202,7 @@ def test_a_finished_training_is_not_done_again(run, monkeypatch):
         ({"optimizer": optax.adam(0.2)}, "got optimizer differ"),
         ({"model": elman(nnx.Rngs(2))}, "got model differ"),
         ({"task": noisy(0.1)}, "got task differ"),
-        ({"regularizer": lambda model, inputs: 0.1 * jnp.sum(inputs)}, "got regularizer differ"),
+        ({"regularizer": lambda model, batch: 0.1 * jnp.sum(batch.inputs)}, "got regularizer differ"),
     ],
 )
 def test_a_checkpoint_of_other_arguments_is_refused(run, changed, names):

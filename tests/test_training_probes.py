@@ -10,7 +10,7 @@ from scipy import special
 
 from jacspec import models, tasks, training
 from jacspec.tasks import Batch, Task
-from jacspec.training import _reading
+from jacspec.training import reading
 
 F64 = jnp.float64
 ROWS, T, M = 3, 6, 2
@@ -93,7 +93,7 @@ def test_gradient_norms_are_those_of_the_loss(cell, depth):
     weights = RNG.uniform(size=(ROWS, T))
     task, batch = known(weights)
     model = recurrent(cell, "every", depth=depth)
-    step, start, read = model.step, model.initial_state(), _reading.readout(model)
+    step, start, read = model.step, model.initial_state(), reading.readout(model)
 
     def loss(added):
         def outputs(x, added):
@@ -106,7 +106,7 @@ def test_gradient_norms_are_those_of_the_loss(cell, depth):
         return task.loss(jax.vmap(outputs)(batch.inputs, added), batch)
 
     zero = jax.tree.map(lambda h: jnp.zeros((ROWS, T + 1, *h.shape)), start)
-    np.testing.assert_allclose(jax.jit(loss)(zero), _reading.loss(model, task, batch), rtol=1e-12)
+    np.testing.assert_allclose(jax.jit(loss)(zero), reading.loss(model, task, batch), rtol=1e-12)
     g = jax.tree.leaves(jax.jit(jax.grad(loss))(zero))
     norms = np.sqrt(sum(np.sum(np.asarray(leaf) ** 2, axis=-1) for leaf in g))
     found = asked(training.GradientProbe(task, examples=2), model, batch)
@@ -187,13 +187,13 @@ def test_gates_of_every_layer_are_averaged():
 
 def test_every_kind_of_model_reads_the_sequences_of_a_task():
     every = recurrent(readout="every")
-    y = _reading.outputs(every, jnp.asarray(X))
-    np.testing.assert_allclose(_reading.outputs(recurrent(), jnp.asarray(X)), y[:, -1:], rtol=1e-12)
-    assert _reading.outputs(deep(), jnp.asarray(X)).shape == (ROWS, 1, 1)
+    y = reading.outputs(every, jnp.asarray(X))
+    np.testing.assert_allclose(reading.outputs(recurrent(), jnp.asarray(X)), y[:, -1:], rtol=1e-12)
+    assert reading.outputs(deep(), jnp.asarray(X)).shape == (ROWS, 1, 1)
     image = models.Convolutional(1, 2, 3, depth=1, dtype=F64, rngs=nnx.Rngs(0))
     line = models.Convolutional(M, 2, 3, depth=1, kernel_size=(3,), dtype=F64, rngs=nnx.Rngs(0))
-    np.testing.assert_array_equal(_reading.outputs(image, jnp.asarray(X))[:, 0], image(jnp.asarray(X)[..., None]))
-    np.testing.assert_array_equal(_reading.outputs(line, jnp.asarray(X))[:, 0], line(jnp.asarray(X)))
+    np.testing.assert_array_equal(reading.outputs(image, jnp.asarray(X))[:, 0], image(jnp.asarray(X)[..., None]))
+    np.testing.assert_array_equal(reading.outputs(line, jnp.asarray(X))[:, 0], line(jnp.asarray(X)))
 
 
 def test_probes_are_asked_at_every_record():

@@ -167,7 +167,9 @@ def test_a_jump_is_traced_to_where_the_gradient_grows_most():
     ("options", "kind"),
     [
         pytest.param(
-            {"regularizer": lambda model, inputs: jnp.log(jnp.sum(inputs * 0))}, "regularizer", marks=pytest.mark.slow
+            {"regularizer": lambda model, batch: jnp.log(jnp.sum(batch.inputs * 0))},
+            "regularizer",
+            marks=pytest.mark.slow,
         ),
         ({"optimizer": optax.scale(jnp.inf)}, "optimizer"),
     ],

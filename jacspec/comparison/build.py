@@ -28,8 +28,8 @@ from jacspec.comparison.remedy import Remedy, fits
 from jacspec.models import Deep, Recurrent
 from jacspec.remedies import flossing, pascanu_omega
 from jacspec.remedies.evolution import FULL_COVARIANCE_BELOW
-from jacspec.tasks import Task
-from jacspec.training import _reading as reading
+from jacspec.tasks import Batch, Task
+from jacspec.training import reading
 
 LAW = "gaussian"
 POPULATION = 16
@@ -96,16 +96,16 @@ class Plan:
         steps += [optax.add_decayed_weights(self.remedy.weight_decay)] if self.remedy.weight_decay else []
         return optax.chain(*steps, optax.scale_by_learning_rate(self.learning_rate))
 
-    def regularizer(self) -> Callable[[Any, Array], Array] | None:
-        """(model, inputs) -> what is added to the loss."""
-        terms: list[Callable[[Any, Array], Array]] = []
+    def regularizer(self) -> Callable[[Any, Batch], Array] | None:
+        """(model, batch) -> what is added to the loss."""
+        terms: list[Callable[[Any, Batch], Array]] = []
         if self.remedy.omega:
             form, weight = self.remedy.omega
-            terms.append(lambda model, x: weight * _omega(model, x, self.task.kind, form))
+            terms.append(lambda model, batch: weight * _omega(model, batch, self.seen, form))
         if self.remedy.flossing and self.remedy.flossing[0] != "before":
             k = self.remedy.flossing[1]
-            terms.append(lambda model, x: _flossing(model, x, k))
-        return (lambda model, x: jnp.stack([term(model, x) for term in terms]).sum()) if terms else None
+            terms.append(lambda model, batch: _flossing(model, batch.inputs, k))
+        return (lambda model, batch: jnp.stack([term(model, batch) for term in terms]).sum()) if terms else None
 
     @property
     def law(self) -> str:
@@ -204,27 +204,16 @@ def _arguments(remedy: Remedy, task: Task, width: int, depth: int | None, last: 
 # Regularizers
 
 
-def _omega(model: Any, sequences: Array, kind: str, form: str) -> Array:
-    """The mean of Omega over steps and sequences, for the error signal against the network's own answers.
+def _omega(model: Any, batch: Batch, task: Task, form: str) -> Array:
+    """The mean of Omega over steps and sequences, for the error signal of the task."""
+    y = reading.outputs(model, batch.inputs)
+    y_bar = jax.grad(lambda y: task.loss(y, reading.asked(batch, y.shape[1])))(y)
 
-    Omega asks only for directions. That of a scalar squared loss is the same for every answer; that of a class is the
-    one in which the class that the network sees becomes more likely.
-    """
-    towards = {
-        "cross_entropy": lambda y: (
-            jax.nn.softmax(y) - jax.nn.one_hot(jnp.argmax(y, axis=-1), y.shape[-1], dtype=y.dtype)
-        ),
-        "logistic": lambda y: jax.nn.sigmoid(y) - (y >= 0),
-        "squared": jnp.ones_like,
-    }[kind]
-
-    def one(x: Array) -> Array:
+    def one(x: Array, y_bar: Array) -> Array:
         chain = reading.chain(model, x)
-        y = model(x)
-        g = reading.cotangent(model, chain.states, towards(y[None] if y.ndim == 1 else y))
-        return pascanu_omega(chain, g, form=form, mean=True)
+        return pascanu_omega(chain, reading.cotangent(model, chain.states, y_bar), form=form, mean=True)
 
-    return jnp.mean(jax.vmap(one)(sequences))
+    return jnp.mean(jax.vmap(one)(batch.inputs, y_bar))
 
 
 def _flossing(model: Any, sequences: Array, k: int) -> Array:

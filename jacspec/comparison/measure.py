@@ -14,7 +14,7 @@ from jacspec.chain import JacobianChain, jacobian_chain
 from jacspec.gradients import adjoints
 from jacspec.lyapunov import lyapunov_exponents
 from jacspec.tasks import Batch, Task
-from jacspec.training import _reading as reading
+from jacspec.training import reading
 
 LEADING = 4
 """Exponents."""

@@ -10,7 +10,7 @@ from jax import Array
 
 from jacspec import remedies
 from jacspec.comparison.build import POPULATION, Plan
-from jacspec.training import _reading as reading
+from jacspec.training import reading
 
 
 class Search(NamedTuple):

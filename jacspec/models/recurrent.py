@@ -176,7 +176,7 @@ class Recurrent(nnx.Module):
             drive = shown
         count = sizes["outputs"]
         self.head = nnx.Dict(W=nnx.Param(normal(1.0, count, shown)), b=nnx.Param(jnp.zeros(count, dtype)))
-        self._steps()  # the cells check their own options
+        self.steps()  # the cells check their own options
 
     def _keeping(self, name: str, given: dict[str, Any]) -> tuple[float | None, float | None]:
         """The two ways to set the bias of the gate that keeps, checked."""
@@ -238,7 +238,8 @@ class Recurrent(nnx.Module):
             return Shown(cells.LRU(**values), self.activation)
         return FAMILIES[self.cell].build(**values, activation=self.activation, **dict(self.options))
 
-    def _steps(self) -> list[Step]:
+    def steps(self) -> list[Step]:
+        """The step of every layer, lowest first, as `step` composes them."""
         embedding = None if self.embedding is None else self.embedding[...]
         return [self._cell(p, None if l else embedding) for l, p in enumerate(self.cells)]
 
@@ -248,7 +249,7 @@ class Recurrent(nnx.Module):
 
         One cell brings its analytic ``jacobian``. A snapshot of the parameters: ask again after an update.
         """
-        return _sweep(self._steps())
+        return _sweep(self.steps())
 
     def initial_state(self) -> State:
         """Zeros: (n,), or the pair of an LSTM or LRU; the tuple of the layers' states for depth > 1."""
@@ -269,7 +270,7 @@ class Recurrent(nnx.Module):
             TypeError: for inputs that are no numeric array.
             ValueError: for inputs of another shape.
         """
-        steps = self._steps()
+        steps = self.steps()
         step, show = _sweep(steps), getattr(steps[-1], "output", lambda h: h)
         shown = lambda h: show(h if len(steps) == 1 else h[-1])
         head = layers.Dense(self.head["W"][...], self.head["b"][...])

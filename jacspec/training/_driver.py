@@ -180,7 +180,7 @@ def _log(path: Any, training: Training) -> Iterator[Any]:
             stream.write(json.dumps(content, allow_nan=False) + "\n")
             stream.flush()
 
-        line({"config": training.config(), **results._environment()})
+        line({"config": training.config(), **results.environment()})
         for seed, rows in zip(training.seeds, training.records, strict=True):
             for row in rows:
                 line({"seed": seed, **_plain(row)})

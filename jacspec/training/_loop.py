@@ -19,7 +19,7 @@ from jacspec.remedies.clipping import units_and_norm
 from jacspec.remedies.guard import RejectState, all_finite
 from jacspec.remedies.report import ClipReport
 from jacspec.tasks import Batch, Task
-from jacspec.training import _reading
+from jacspec.training import reading
 
 RUNNING, EXPLODED, SOLVED, STOPPED = range(4)
 
@@ -93,10 +93,10 @@ class Program:
     def loss(self, parameters: Any, rest: Any, task: Task, batch: Batch) -> tuple[Array, Any]:
         """What is minimized, and the other variables after the forward pass."""
         model = self._merged(parameters, rest)
-        value = _reading.loss(model, task, batch)
+        value = reading.loss(model, task, batch)
         rest = nnx.state(model, nnx.Not(nnx.Param))
         if self.regularizer is not None:
-            value = value + self.regularizer(model, batch.inputs).astype(value.dtype)
+            value = value + self.regularizer(model, batch).astype(value.dtype)
         return value, rest
 
     def reference(self, state: State, task: Task) -> Array:
@@ -169,8 +169,8 @@ class Program:
         held = task.evaluation(stream(key, HELD_OUT), self.held_out)
         model = self._merged(parameters, rest)
         model.eval()
-        y = _reading.outputs(model, held.inputs)
-        asked = _reading.asked(held, y.shape[1])
+        y = reading.outputs(model, held.inputs)
+        asked = reading.asked(held, y.shape[1])
         record = {"loss": task.loss(y, asked)}
         record["metric"] = jnp.mean(task.wrong(y, asked), dtype=record["loss"].dtype)
         few = jax.tree.map(lambda a: a[: self.batch], held)

@@ -63,7 +63,7 @@ def checked(name: str, options: dict[str, Any], task: Task, optimizer: Any) -> O
             _checks.message(name, "probes", "must be a sequence", type(o.probes).__name__, "callables", hint)
         )
     forms = {f"probes[{i}]": (probe, "probe(model, batch) -> dict") for i, probe in enumerate(o.probes)}
-    forms |= {"regularizer": (o.regularizer, "regularizer(model, inputs) -> scalar")}
+    forms |= {"regularizer": (o.regularizer, "regularizer(model, batch) -> scalar")}
     forms |= {"callback": (o.callback, "callback(record) -> bool or None")}
     for argument, (value, form) in forms.items():
         if value is not None:

@@ -18,7 +18,7 @@ from jacspec.gradients import Adjoints, adjoints
 from jacspec.models import Convolutional, Deep, Recurrent
 from jacspec.operators import norms
 from jacspec.tasks import Batch, Task
-from jacspec.training import _reading
+from jacspec.training import reading
 
 
 class Passes:
@@ -33,16 +33,16 @@ class Passes:
     def __init__(self, model: Any, task: Task, batch: Batch):
         self.model, self.batch = model, batch
         self.known = isinstance(model, (Recurrent, Deep, Convolutional))
-        self.over_time, self.joint = isinstance(model, Recurrent), _reading.joint(model)
+        self.over_time, self.joint = isinstance(model, Recurrent), reading.joint(model)
         graph, variables = nnx.split(model)
-        run = jax.jit(lambda v, x: _reading.outputs(nnx.merge(graph, v, copy=True), x))
+        run = jax.jit(lambda v, x: reading.outputs(nnx.merge(graph, v, copy=True), x))
         self.y = run(variables, batch.inputs)
-        self.asked = _reading.asked(batch, self.y.shape[1])
+        self.asked = reading.asked(batch, self.y.shape[1])
         self.y_bar = jax.grad(lambda y: task.loss(y, self.asked))(self.y)
         self.losses = jnp.sum(self.asked.weights * task.step_losses(self.y, self.asked), axis=1)
 
     def _chain(self, inputs: Array) -> JacobianChain:
-        return _reading.chain(self.model, inputs, **({"store": False} if self.over_time else {}))
+        return reading.chain(self.model, inputs, **({"store": False} if self.over_time else {}))
 
     def _rows(self, f: Any, *arguments: Array) -> Any:
         """f of every row; of the whole batch, as the only row, where it is one state."""
@@ -82,7 +82,7 @@ class Passes:
 
         def ask(x: Array, y_bar: Array) -> tuple[Any, Adjoints]:
             chain = self._chain(x)
-            return chain.states, adjoints(chain, _reading.cotangent(self.model, chain.states, y_bar))
+            return chain.states, adjoints(chain, reading.cotangent(self.model, chain.states, y_bar))
 
         return self._rows(ask, self.batch.inputs, self.y_bar)
 

@@ -19,7 +19,7 @@ from flax import nnx
 
 from jacspec import _checks, _files, results
 from jacspec.tasks import Task
-from jacspec.training import _reading
+from jacspec.training import reading
 from jacspec.training._loop import Program, State
 
 Records = list[list[dict[str, np.ndarray]]]
@@ -36,20 +36,20 @@ def fingerprint(
     merge = lambda p, r: nnx.merge(program.graph, p, r, copy=True)
     variables = one.parameters, one.rest
     traced: dict[str, tuple[Callable, Any]] = {
-        "model": (lambda p, r, b: _reading.outputs(merge(p, r), b.inputs), (*variables, batch)),
+        "model": (lambda p, r, b: reading.outputs(merge(p, r), b.inputs), (*variables, batch)),
         "task": (lambda key: (task.sample(key, 1), task.evaluation(key, 1)), (keys[0],)),
         "optimizer": (program.optimizer.update, (one.parameters, one.optimizer, one.parameters)),
     }
     if program.regularizer is not None:
         regularizer = program.regularizer
-        traced["regularizer"] = (lambda p, r, b: regularizer(merge(p, r), b.inputs), (*variables, batch))
+        traced["regularizer"] = (lambda p, r, b: regularizer(merge(p, r), b), (*variables, batch))
     traced["probes"] = (lambda p, r, b: [probe(merge(p, r), b) for probe in program.probes], (*variables, batch))
     marks = {name: str(value) for name, value in config.items()}
     marks |= {name: _traced(f, *arguments) for name, (f, arguments) in traced.items()}
     marks["regularizer"] = marks.get("regularizer", "none")
     marks["model"] += " " + digest((states.parameters, states.rest))
     marks["task"] = f"{config['task']} {marks['task']} {digest(task.data)}"
-    marks["versions and device"] = json.dumps(results._environment(), sort_keys=True)
+    marks["versions and device"] = json.dumps(results.environment(), sort_keys=True)
     return marks
 
 

@@ -12,7 +12,7 @@ from flax import nnx
 
 from jacspec import _checks
 from jacspec.tasks import Task
-from jacspec.training import _options, _reading
+from jacspec.training import _options, reading
 from jacspec.training._driver import Training
 from jacspec.training._loop import EXPLODED, RUNNING, SOLVED, STOPPED
 from jacspec.training.trace import Trace, locate
@@ -98,7 +98,8 @@ def fit(
         every: updates between two records.
         probes: callables ``probe(model, batch) -> dict of arrays``, compiled, asked at every record on the same
             `batch` held-out sequences; see `SpectrumProbe`.
-        regularizer: callable ``regularizer(model, inputs) -> scalar``, added to the loss, or None.
+        regularizer: callable ``regularizer(model, batch) -> scalar``, added to the loss, or None; `batch` is a
+            `jacspec.tasks.Batch`.
         success: largest fraction of held-out sequences wrong that ends the training; None: the task's own; False: never.
         jump: a training loss above `jump` times the larger of the task's baseline and the median of the last 32
             training losses is an explosion; None: no finite loss is.
@@ -174,7 +175,7 @@ def _fitted(
     _checks.instance(name, "task", task, Task, "Take one of jacspec.tasks.")
     seeds = [_checks.integer(name, "seed", seed, 0, 2**32 - 1, "A seed lies in 0..2**32-1.") for seed in seeds]
     checked = _options.checked(name, options, task, optimizer)
-    _reading.fits(name, models[0], task, checked.batch)  # the others have its shapes, or are refused
+    reading.fits(name, models[0], task, checked.batch)  # the others have its shapes, or are refused
     training = Training(name, models, task, optimizer, seeds, checked)
     training.run()
     return [_one(training, i) for i in range(len(seeds))]

@@ -19,20 +19,20 @@ from jacspec.lyapunov import lyapunov_exponents
 from jacspec.models import Recurrent
 from jacspec.spectrum import spectrum
 from jacspec.tasks import Batch, Task
-from jacspec.training import _reading
+from jacspec.training import reading
 
 QUANTITIES = ("lyapunov_exponents", "log_singular_values")
 
 
 def _inner(model: Any, inputs: Array) -> JacobianChain:
     """The chain without its first layer and its readout, where it goes over depth."""
-    chain = _reading.chain(model, inputs)
+    chain = reading.chain(model, inputs)
     return chain if isinstance(model, Recurrent) else chain[1:-1]
 
 
 def _each(model: Any, batch: Batch, examples: int) -> tuple[Any, Batch]:
     """A map over sequences, and the sequences: a few, or all as one where they act on one another."""
-    if _reading.joint(model):
+    if reading.joint(model):
         return (lambda f: lambda *a: jax.tree.map(lambda out: out[None], f(*a))), batch
     return jax.vmap, jax.tree.map(lambda a: a[:examples], batch)
 
@@ -123,13 +123,13 @@ class GradientProbe:
     def __call__(self, model: Any, batch: Batch) -> dict[str, Array]:
         """The mean, by its name."""
         each, few = _each(model, batch, self.examples)
-        y = _reading.outputs(model, batch.inputs)
-        asked = _reading.asked(batch, y.shape[1])
+        y = reading.outputs(model, batch.inputs)
+        asked = reading.asked(batch, y.shape[1])
         y_bar = jax.grad(lambda y: self.task.loss(y, asked))(y)
 
         def ask(inputs: Array, y_bar: Array) -> Array:
-            chain = _reading.chain(model, inputs)
-            return log_gradient_norms(chain, _reading.cotangent(model, chain.states, y_bar))
+            chain = reading.chain(model, inputs)
+            return log_gradient_norms(chain, reading.cotangent(model, chain.states, y_bar))
 
         return {"log_gradient_norms": each(ask)(few.inputs, y_bar[: len(few.inputs)]).mean(axis=0)}
 
@@ -188,10 +188,10 @@ class ActivityProbe:
 
 def _over_time(model: Recurrent, x: Array) -> list[dict[str, Array]]:
     """For every layer its slopes or its gates, (T, n)."""
-    states = _reading.chain(model, x, store=False).states
+    states = reading.chain(model, x, store=False).states
     layers = states if len(model.cells) > 1 else (states,)
     out = []
-    for step, hs in zip(model._steps(), layers, strict=True):
+    for step, hs in zip(model.steps(), layers, strict=True):
         before, after = (jax.tree.map(lambda h: h[:-1], hs), jax.tree.map(lambda h: h[1:], hs))
         cell: Any = step
         if hasattr(cell, "gates"):
@@ -205,11 +205,11 @@ def _over_time(model: Recurrent, x: Array) -> list[dict[str, Array]]:
 
 def _over_depth(model: Any, inputs: Array) -> list[dict[str, Array]]:
     """For every layer with an activation its slopes, (..., n)."""
-    hidden = _reading.chain(model, inputs)[:-1]
+    hidden = reading.chain(model, inputs)[:-1]
     _, found = hidden.fold(lambda carry, J, _: (carry, _slopes(J.factors)), ())
     if not isinstance(found, list):
         found = [jax.tree.map(lambda a, l=l: a[l], found) for l in range(hidden.length)]
-    shape = (len(inputs), -1) if _reading.joint(model) else ()
+    shape = (len(inputs), -1) if reading.joint(model) else ()
     return [{"slope": layer["slope"].reshape(shape or layer["slope"].shape)} for layer in found if layer]
 
 

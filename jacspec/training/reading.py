@@ -81,7 +81,7 @@ def cotangent(model: Any, states: State, y_bar: Array) -> State:
 
 def readout(model: Recurrent) -> Any:
     """h_t -> y_t of a recurrent network."""
-    last, depth = model._steps()[-1], len(model.cells)
+    last, depth = model.steps()[-1], len(model.cells)
     show = getattr(last, "output", lambda h: h)
     W, b = model.head["W"][...], model.head["b"][...]
     return lambda h: W @ show(h if depth == 1 else h[-1]) + b
