@@ -187,7 +187,7 @@ def test_an_interrupted_training_ends_with_the_same_bits_as_another(run, tmp_pat
 
 def test_a_finished_training_is_not_done_again(run, monkeypatch):
     task, optimizer, found, _, files = run
-    monkeypatch.setattr(_driver.Program, "dispatch", None)
+    monkeypatch.setattr(_driver.Program, "advance", None)
     again = training.fit(elman(nnx.Rngs(1)), task, optimizer, seed=1, **files, **OPTIONS)
     assert same_bits(found.model, again.model)
     assert again.seconds == found.seconds
