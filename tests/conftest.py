@@ -33,5 +33,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
         if "drawn" in params:
             item.add_marker(pytest.mark.xdist_group(params["drawn"]))
-        elif "resumed" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("resumed"))
+        for fixture in {"resumed", "run"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.xdist_group(fixture))

@@ -141,6 +141,7 @@ def test_full_profile_has_its_own_results_and_figures(tree):
     assert (tree / "figures" / "out" / "full" / "counting.pdf").exists()
 
 
+@pytest.mark.slow
 def test_another_seed_has_its_own_results_and_figures(tree):
     assert call(tree, "--seed", "7").returncode == 0
     manifest = json.loads((tree / "results" / "seed7" / "counting.json").read_text())

@@ -44,7 +44,7 @@ SOLVES = [
 
 
 @pytest.mark.parametrize(("ours", "theirs"), SOLVES)
-@pytest.mark.parametrize("argnum", [0, 1])
+@pytest.mark.parametrize("argnum", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_solutions_and_two_derivatives_under_vmap(ours, theirs, argnum):
     orders = [lambda f: f, jax.grad, jax.jacfwd, jax.hessian]
     scalar = lambda f: lambda R, B: jnp.sum(jnp.sin(f(R, B)))

@@ -128,7 +128,7 @@ def test_hard_tanh_against_nested_adaptive_quadrature():
     assert float(found.rate) == pytest.approx(want, rel=1e-9)
 
 
-@pytest.mark.parametrize("name", ["tanh", "gelu", "elu", "hard_tanh"])
+@pytest.mark.parametrize("name", ["tanh", "gelu", "elu", pytest.param("hard_tanh", marks=pytest.mark.slow)])
 def test_large_batches_come_to_their_limit_as_one_over_the_batch(name):
     limit = normalization.batch_norm_rate_limit(name)
     gaps = [B * float(normalization.batch_norm_rate(name, B).log_rate - limit.log_rate) for B in (1e3, 1e4, 1e5)]

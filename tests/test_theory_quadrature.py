@@ -68,7 +68,9 @@ def test_an_unresolved_integrand_is_reported():
     assert float(error) > abs(float(value))  # the truth is exp(-45000)
 
 
-@pytest.mark.parametrize("q", [1e-4, 2.0, 1e4])
+@pytest.mark.parametrize(
+    "q", [pytest.param(1e-4, marks=pytest.mark.slow), 2.0, pytest.param(1e4, marks=pytest.mark.slow)]
+)
 def test_derivatives_with_respect_to_the_variance_cross_a_jump(q):
     """E 1[a > 1] = Q(1/sqrt q): first and second derivative in closed form."""
     mean = lambda q: gaussian_mean(lambda a: jnp.where(a > 1, 1.0, 0.0), q, (1.0,))[0]

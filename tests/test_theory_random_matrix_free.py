@@ -206,6 +206,7 @@ def test_jit_vmap_and_derivatives():
     assert np.isnan(found[2, 0]).all()
 
 
+@pytest.mark.slow
 def test_single_precision():
     """As accurate as `converged` promises: sqrt(eps)."""
     with jax.enable_x64(False):
