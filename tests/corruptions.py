@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 ROOMS = {
     "cells": (["jacspec/cells"], ["test_cells.py", "test_cells_input.py", "test_metamorphic.py"]),
-    "layers": (["jacspec/layers"], ["test_layers.py"]),
+    "layers": (["jacspec/layers"], ["test_layers_jacobian.py", "test_layers_laws.py", "test_layers_input.py"]),
     "theory": (["jacspec/theory"], []),
     "product": (["jacspec/_product"], ["test_product_finish.py", "test_spectrum.py", "test_lyapunov.py"]),
     "gradients": (
