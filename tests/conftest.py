@@ -13,7 +13,7 @@ import pytest
 
 jax.config.update("jax_enable_x64", True)
 mpl.use("Agg")
-pytest.register_assert_rewrite("layer_checks", "sequences")  # what tests share shows the values it compared, as they do
+pytest.register_assert_rewrite("layer_checks", "refusals", "sequences")  # they fail as tests do, with values shown
 hypothesis.settings.register_profile("jacspec", deadline=None, derandomize=True, print_blob=False)
 hypothesis.settings.load_profile("jacspec")
 
