@@ -38,8 +38,8 @@ def direct(R, B):
 
 
 SOLVES = [
-    (lambda R, B: _lapack.divide_right(B, jnp.triu(R)), direct),
-    (lambda R, B: _lapack.solve(R, B[0]), lambda R, B: jnp.linalg.solve(R, B[0])),
+    pytest.param(lambda R, B: _lapack.divide_right(B, jnp.triu(R)), direct, id="divide_right"),
+    pytest.param(lambda R, B: _lapack.solve(R, B[0]), lambda R, B: jnp.linalg.solve(R, B[0]), id="solve"),
 ]
 
 

@@ -172,6 +172,7 @@ def test_the_second_compound_adds_pairs(Js):
     close(A(wedge), np.sort([values[i] + values[j] for i, j in pairs])[::-1], Js)
 
 
+@pytest.mark.slow
 @examples
 @given(Js=CHAINS)
 def test_horizons_are_windows(Js):
@@ -185,6 +186,7 @@ def test_horizons_are_windows(Js):
     np.testing.assert_allclose(np.sort(history[:5].sum(0)), np.sort(B(Js[:5])), rtol=0, atol=1e-13)
 
 
+@pytest.mark.slow
 @examples
 @given(Js=CHAINS, other=CHAINS)
 def test_the_union_of_two_chains_merges_their_spectra(Js, other):

@@ -47,7 +47,7 @@ def agree(found, want):
 
 
 @pytest.mark.parametrize(
-    "family", ["gauss", "tanh", "residual", pytest.param("relu", marks=pytest.mark.slow), "prescribed"]
+    "family", ["gauss", "tanh", *(pytest.param(f, marks=pytest.mark.slow) for f in ("residual", "relu", "prescribed"))]
 )
 def test_gradients_of_separated_values(family):
     Js = getattr(families, family)(np.random.default_rng(3), 5, 12)
@@ -66,7 +66,7 @@ def test_gradients_of_separated_values(family):
     np.testing.assert_allclose(scaling, 1, rtol=1e-8)
 
 
-@pytest.mark.parametrize("gap", [1e-7, 0.0])
+@pytest.mark.parametrize("gap", [1e-7, pytest.param(0.0, marks=pytest.mark.slow)])
 def test_gradients_of_the_sum_over_a_cluster(gap):
     rng = np.random.default_rng(4)
     Q = [families.orthogonal(rng, 4) for _ in range(7)]

@@ -39,6 +39,7 @@ def test_thirteen_digits_over_sixteen_decades(name):
     assert (error / want)[np.asarray(VARIANCES) <= 100].max() < 1e-11
 
 
+@pytest.mark.slow
 def test_a_narrow_function_off_center_is_seen_by_the_estimate():
     want = np.array([truth(lambda a: mp.sech(a - 1) ** 2, q) for q in VARIANCES])
     f = lambda a: jnp.cosh(jnp.clip(a - 1, -300, 300)) ** -2

@@ -32,7 +32,10 @@ def check_law(law, m1, m2, accuracy=1e-6):
 
 
 @pytest.mark.parametrize("ensemble", ["gaussian", "orthogonal"])
-@pytest.mark.parametrize(("activation", "q", "depths"), CASES)
+@pytest.mark.parametrize(
+    ("activation", "q", "depths"),
+    [pytest.param(*case, marks=[] if case[0] in ("relu", "hard_tanh", "tanh") else pytest.mark.slow) for case in CASES],
+)
 def test_mass_and_moments(activation, q, depths, ensemble):
     slopes = rm.squared_slopes(activation, q)
     if (activation, ensemble) == ("linear", "orthogonal"):

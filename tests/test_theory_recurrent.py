@@ -99,6 +99,7 @@ def test_any_activation_and_its_dead_units():
     assert driven.leading < recurrent.rate_network(3.0).leading
 
 
+@pytest.mark.slow
 def test_derivatives_of_the_rate_network_are_those_of_the_fixed_point():
     fields = ("q", "leading", "mean", "dimension", "entropy")
     f = lambda g: jnp.stack([getattr(recurrent.rate_network(g), field) for field in fields])
