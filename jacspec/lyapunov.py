@@ -123,22 +123,30 @@ def lyapunov_exponents(
 def _exponents(chain: JacobianChain, k: int, qr_every: int, transient: int) -> LyapunovSpectrum:
     T, n, dtype = chain.length, chain.shape[1], chain.dtype
 
+    def factored(V, alive, size):
+        """Q, abs diag R, which directions live, and the norms of the rows, where all that went in live."""
+        del alive
+        Q, R = row_sorted_qr(V, size)
+        diagonal = jnp.abs(jnp.diagonal(R))
+        return Q, diagonal, diagonal > 0, size
+
+    def with_the_dead_last(V, alive, size):
+        """The same where some do not: a dead column in the middle would take a row's place."""
+        V = jnp.where(alive, V, 0)
+        size = lax.stop_gradient(norms(V))
+        columns = jnp.argsort(~alive)
+        Q, R = row_sorted_qr(V[:, columns], size)
+        back = inverse(columns)
+        Q, diagonal = Q[:, back], jnp.abs(jnp.diagonal(R))[back]
+        # a nonzero row for every direction that survives: the rest are dead by structure, whatever QR makes of them
+        return Q, diagonal, alive & (jnp.cumsum(alive) <= jnp.sum(size > 0)) & (diagonal > 0), size
+
     def orthogonalize(carry, V):
         alive, doubtful = carry
-        V = jnp.where(alive, V, 0)
-        alive = jnp.any(V != 0, axis=0)
         size = lax.stop_gradient(norms(V))
-        columns = jnp.argsort(~alive)  # a dead column in the middle would take a row's place
-
-        def moved(A, columns):
-            return lax.cond(jnp.all(alive), lambda A: A, lambda A: A[:, columns], A)
-
-        Q, R = row_sorted_qr(moved(V, columns), size)
-        back = inverse(columns)
-        Q, diagonal = moved(Q, back), jnp.abs(jnp.diagonal(R))[back]
-        # a nonzero row for every direction that survives: the rest are dead by structure, whatever QR makes of them
-        rows = jnp.sum(jnp.any(V != 0, axis=1))
-        alive = alive & (jnp.cumsum(alive) <= rows) & (diagonal > 0)
+        alive = alive & jnp.any(V != 0, axis=0)
+        all_live = jnp.all(alive) & (jnp.sum(size > 0) >= k)
+        Q, diagonal, alive, size = lax.cond(all_live, factored, with_the_dead_last, V, alive, size)
         noise = NOISE * jnp.finfo(dtype).eps * matmul(jnp.abs(lax.stop_gradient(Q)).T, size)
         growth = jnp.where(alive, jnp.log(jnp.where(alive, diagonal, 1)), -jnp.inf)
         return Q, (alive, doubtful | (alive & (diagonal <= noise))), growth

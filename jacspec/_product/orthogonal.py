@@ -10,6 +10,9 @@ from jax import Array, lax
 from jacspec import _lapack
 from jacspec.operators import matmul
 
+COUNTED = 256
+"""Up to so many entries the order is found by comparing all pairs."""
+
 
 @jax.custom_jvp
 def qr(A: Array) -> tuple[Array, Array]:
@@ -45,9 +48,25 @@ def row_sorted_qr(A: Array, size: Array) -> tuple[Array, Array]:
 
     Householder QR is then stable row by row (A. J. Cox, N. J. Higham, 1998).
     """
-    order = jnp.argsort(-lax.stop_gradient(size))
+    order, place = descending(size)
     Q, R = qr(A[order])
-    return Q[inverse(order)], R
+    return Q[place], R
+
+
+def descending(size: Array) -> tuple[Array, Array]:
+    """The order of descending `size` (n,), equal entries as they come and NaN as -inf, and its inverse.
+
+    Where entries are few, counting those that go before each one takes a fraction of the time of XLA's sort.
+    """
+    size = lax.stop_gradient(size)
+    size = jnp.where(jnp.isnan(size), -jnp.inf, size)
+    if size.size > COUNTED:
+        order = jnp.argsort(-size)
+        return order, inverse(order)
+    index = jnp.arange(size.size)
+    before = (size > size[:, None]) | ((size == size[:, None]) & (index < index[:, None]))
+    place = jnp.sum(before, axis=1)
+    return inverse(place), place
 
 
 def inverse(order: Array) -> Array:

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jacspec._product import logs as lg
-from jacspec._product.orthogonal import row_sorted_qr
+from jacspec._product.orthogonal import descending, row_sorted_qr
 from jacspec.operators import matmul, norms
 
 NOISE = 4.0
@@ -84,7 +84,7 @@ def extend(
     A, rows, columns = (jnp.where(finite, part, 0) for part in (A, rows, columns))
 
     weight = jnp.where(columns > 0, state.logs.hi + jnp.log(jnp.where(columns > 0, columns, 1)), -jnp.inf)
-    order = jnp.argsort(-lax.stop_gradient(weight))
+    order, _ = descending(weight)
     logs, U, rounding, doubtful = (state.logs[order], state.U[order], state.rounding[order], state.doubtful[order])
     A = jnp.where(jnp.isfinite(logs.hi), A[:, order], 0)
 
