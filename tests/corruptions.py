@@ -26,7 +26,10 @@ ROOMS = {
     "cells": (["jacspec/cells"], ["test_cells.py", "test_cells_input.py", "test_metamorphic.py"]),
     "layers": (["jacspec/layers"], ["test_layers_jacobian.py", "test_layers_laws.py", "test_layers_input.py"]),
     "theory": (["jacspec/theory"], []),
-    "product": (["jacspec/_product"], ["test_product_finish.py", "test_spectrum.py", "test_lyapunov.py"]),
+    "product": (
+        ["jacspec/_product"],
+        ["test_product_finish.py", "test_product_orthogonal.py", "test_spectrum.py", "test_lyapunov.py"],
+    ),
     "gradients": (
         ["jacspec/gradients.py", "jacspec/parameter_gradients.py", "jacspec/chain.py", "jacspec/operators.py"],
         ["test_gradients.py", "test_chain.py"],
