@@ -28,7 +28,13 @@ ROOMS = {
     "theory": (["jacspec/theory"], []),
     "product": (
         ["jacspec/_product"],
-        ["test_product_finish.py", "test_product_orthogonal.py", "test_spectrum.py", "test_lyapunov.py"],
+        [
+            "test_product_finish.py",
+            "test_product_orthogonal.py",
+            "test_spectrum_oracle.py",
+            "test_spectrum.py",
+            "test_lyapunov.py",
+        ],
     ),
     "gradients": (
         ["jacspec/gradients.py", "jacspec/parameter_gradients.py", "jacspec/chain.py", "jacspec/operators.py"],
