@@ -145,7 +145,7 @@ def claims(data: dict[str, np.ndarray], config: dict[str, Any]) -> list[Claim]:
     small = np.concatenate([part[:, part[0] <= 1e-3] for part in with_epsilon], axis=1)
     deviation = small[1] + np.log(config["epsilon_factor"])
     ioffe, ba = "Ioffe & Szegedy 2015, section 3.3", "Ba, Kiros & Hinton 2016, table 1"
-    salimans = "Salimans & Kingma 2016, section 2.2"
+    salimans = "Salimans & Kingma 2016: the gradient of v is orthogonal to w"
     return claims_of(NAME, [
         ("BatchNorm, WeightNorm, LayerNorm: entries of the table of invariances that come out as printed", ba, 18, 0, agree),
         (f"outputs and gradients that stay, shrink as 1/lambda or change as predicted, of {predicted.size}",
