@@ -207,7 +207,7 @@ def _arguments(remedy: Remedy, task: Task, width: int, depth: int | None, last: 
 def _omega(model: Any, batch: Batch, task: Task, form: str) -> Array:
     """The mean of Omega over steps and sequences, for the error signal of the task."""
     y = reading.outputs(model, batch.inputs)
-    y_bar = jax.grad(lambda y: task.loss(y, reading.asked(batch, y.shape[1])))(y)
+    y_bar = reading.error_signal(task, batch, y)
 
     def one(x: Array, y_bar: Array) -> Array:
         chain = reading.chain(model, x)

@@ -62,13 +62,9 @@ class Measure:
         exponents = lyapunov_exponents(chain, k=k, transient=T // 5).exponents
         return {"exponents": exponents, "slope": slope(adjoints(chain, cotangent).log_norms)}
 
-    def _error_signal(self, y: Array, batch: Batch) -> Array:
-        """dE/dy of outputs (batch, S, outputs)."""
-        return jax.grad(lambda y: self.task.loss(y, reading.asked(batch, y.shape[1])))(y)
-
     def _time(self, model: Any, x: Array, batch: Batch) -> tuple[JacobianChain, Any]:
         chain = reading.chain(model, x)
-        y_bar = self._error_signal(reading.outputs(model, x[None]), batch)[0]
+        y_bar = reading.error_signal(self.task, batch, reading.outputs(model, x[None]))[0]
         return chain, reading.cotangent(model, chain.states, y_bar)
 
     def _depth(self, model: Any, x: Array, batch: Batch) -> tuple[JacobianChain, Array]:
@@ -81,7 +77,7 @@ class Measure:
         chain = jacobian_chain(_Layer(), start, stacked, check=False)
         y, pull = jax.vjp(head, chain.states[-1])
         shape = (len(x), 1, -1) if x.ndim == 3 else (1, 1, -1)
-        return chain, pull(self._error_signal(y.reshape(shape), batch).reshape(y.shape))[0]
+        return chain, pull(reading.error_signal(self.task, batch, y.reshape(shape)).reshape(y.shape))[0]
 
 
 @pytree

@@ -124,8 +124,7 @@ class GradientProbe:
         """The mean, by its name."""
         each, few = _each(model, batch, self.examples)
         y = reading.outputs(model, batch.inputs)
-        asked = reading.asked(batch, y.shape[1])
-        y_bar = jax.grad(lambda y: self.task.loss(y, asked))(y)
+        y_bar = reading.error_signal(self.task, batch, y)
 
         def ask(inputs: Array, y_bar: Array) -> Array:
             chain = reading.chain(model, inputs)

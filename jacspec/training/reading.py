@@ -47,6 +47,11 @@ def loss(model: Any, task: Task, batch: Batch) -> Array:
     return task.loss(y, asked(batch, y.shape[1]))
 
 
+def error_signal(task: Task, batch: Batch, y: Array) -> Array:
+    """dE/dy of outputs y, (batch, S, outputs), of the loss of the task over the batch; of the same shape."""
+    return jax.grad(lambda y: task.loss(y, asked(batch, y.shape[1])))(y)
+
+
 def joint(model: Any) -> bool:
     """Whether the examples of a batch act on one another: BatchNorm in training mode."""
     return isinstance(model, Deep) and model.normalization == "batch" and not model.use_running_average
