@@ -37,9 +37,9 @@ class Passes:
         graph, variables = nnx.split(model)
         run = jax.jit(lambda v, x: reading.outputs(nnx.merge(graph, v, copy=True), x))
         self.y = run(variables, batch.inputs)
-        self.asked = reading.asked(batch, self.y.shape[1])
-        self.y_bar = jax.grad(lambda y: task.loss(y, self.asked))(self.y)
-        self.losses = jnp.sum(self.asked.weights * task.step_losses(self.y, self.asked), axis=1)
+        self.y_bar = reading.error_signal(task, batch, self.y)
+        asked = reading.asked(batch, self.y.shape[1])
+        self.losses = jnp.sum(asked.weights * task.step_losses(self.y, asked), axis=1)
 
     def _chain(self, inputs: Array) -> JacobianChain:
         return reading.chain(self.model, inputs, **({"store": False} if self.over_time else {}))
