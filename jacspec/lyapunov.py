@@ -15,7 +15,7 @@ from jax import Array, lax
 
 from jacspec import _checks
 from jacspec._links import Listed
-from jacspec._product.orthogonal import inverse, row_sorted_qr
+from jacspec._product.orthogonal import inverse, permuted, row_sorted_qr
 from jacspec._pytree import pytree
 from jacspec.chain import JacobianChain
 from jacspec.operators import matmul, norms
@@ -123,30 +123,17 @@ def lyapunov_exponents(
 def _exponents(chain: JacobianChain, k: int, qr_every: int, transient: int) -> LyapunovSpectrum:
     T, n, dtype = chain.length, chain.shape[1], chain.dtype
 
-    def factored(V, alive, size):
-        """Q, abs diag R, which directions live, and the norms of the rows, where all that went in live."""
-        del alive
-        Q, R = row_sorted_qr(V, size)
-        diagonal = jnp.abs(jnp.diagonal(R))
-        return Q, diagonal, diagonal > 0, size
-
-    def with_the_dead_last(V, alive, size):
-        """The same where some do not: a dead column in the middle would take a row's place."""
-        V = jnp.where(alive, V, 0)
-        size = lax.stop_gradient(norms(V))
-        columns = jnp.argsort(~alive)
-        Q, R = row_sorted_qr(V[:, columns], size)
-        back = inverse(columns)
-        Q, diagonal = Q[:, back], jnp.abs(jnp.diagonal(R))[back]
-        # a nonzero row for every direction that survives: the rest are dead by structure, whatever QR makes of them
-        return Q, diagonal, alive & (jnp.cumsum(alive) <= jnp.sum(size > 0)) & (diagonal > 0), size
-
     def orthogonalize(carry, V):
         alive, doubtful = carry
-        size = lax.stop_gradient(norms(V))
         alive = alive & jnp.any(V != 0, axis=0)
-        all_live = jnp.all(alive) & (jnp.sum(size > 0) >= k)
-        Q, diagonal, alive, size = lax.cond(all_live, factored, with_the_dead_last, V, alive, size)
+        place = jnp.where(alive, jnp.cumsum(alive), jnp.sum(alive) + jnp.cumsum(~alive)) - 1
+        # the dead come last: a dead column in the middle would take a row's place
+        V = permuted(jnp.where(alive, V, 0), inverse(place), axis=1)
+        size = lax.stop_gradient(norms(V))
+        Q, R = row_sorted_qr(V, size)
+        Q, diagonal = permuted(Q, place, axis=1), jnp.abs(jnp.diagonal(R))[place]
+        # a nonzero row for every direction that survives: the rest are dead by structure, whatever QR makes of them
+        alive = alive & (place < jnp.sum(size > 0)) & (diagonal > 0)
         noise = NOISE * jnp.finfo(dtype).eps * matmul(jnp.abs(lax.stop_gradient(Q)).T, size)
         growth = jnp.where(alive, jnp.log(jnp.where(alive, diagonal, 1)), -jnp.inf)
         return Q, (alive, doubtful | (alive & (diagonal <= noise))), growth

@@ -132,9 +132,9 @@ def _solve(logs: Logs, U: Array) -> Finished:
     columns, place = descending(jnp.max(jnp.abs(U) * relative(logs)[:, None], axis=0))
     Q, R = _lapack.qr(U[:, columns].T)
     Q = Q[place]
-    N, logs = scale_columns(R, logs)
+    N, logs = normalize_rows(*scale_columns(R, logs))
     order = jnp.argsort(-logs.hi)
-    N, logs = scale_columns(_lapack.triangle(N[order].T), logs[order])
+    N, logs = normalize_rows(*scale_columns(_lapack.triangle(N[order].T), logs[order]))
 
     rows = _orthogonalize(logs, N, tolerance)
     right = matmul(Q[:, order], rows.U.T)

@@ -3,9 +3,9 @@
 Q is square and orthogonal, l a pair of logs, U has unit rows and stays well conditioned. One step:
 
     A = J Q                                the caller's push
-    A Pi = Q' R                            columns sorted by l_j + log ||A_j||, rows by max_j abs(A_ij) e^{l_j}
-    R diag(e^l) = diag(e^l') N             in logs, unit rows
-    U' = N U
+    A Pi = Q' R                            columns sorted by l_j + log max_i abs(A_ij), rows by max_j abs(A_ij) e^{l_j}
+    R diag(e^l) = diag(e^l'') N            in logs, rows whose largest entry is 1
+    diag(e^l'') N U = diag(e^l') U'        unit rows
 
 The column sort lets the largest direction lead. The row sort keeps rows of very different size from wetting each other
 (a dead row leaves an exactly zero row of R); its keys are those of the graded matrix A diag(e^l), which is what is
@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jacspec._product import logs as lg
-from jacspec._product.orthogonal import descending, row_sorted_qr
+from jacspec._product.orthogonal import descending, permuted, row_sorted_qr
 from jacspec.operators import matmul, norms
 
 NOISE = 4.0
@@ -78,15 +78,15 @@ def extend(
     if not thin:
         state, A = _square(state, A)
     size = lax.stop_gradient(jnp.abs(A))
-    rows, columns = norms(size), norms(size, axis=0)
+    rows, columns = norms(size), jnp.max(size, axis=0, initial=0)
     finite = jnp.all(jnp.isfinite(rows))
     bad = jnp.where((state.bad < 0) & ~finite, step, state.bad)
     A, rows, columns = (jnp.where(finite, part, 0) for part in (A, rows, columns))
 
     weight = jnp.where(columns > 0, state.logs.hi + jnp.log(jnp.where(columns > 0, columns, 1)), -jnp.inf)
     order, _ = descending(weight)
-    logs, U, rounding, doubtful = (state.logs[order], state.U[order], state.rounding[order], state.doubtful[order])
-    A = jnp.where(jnp.isfinite(logs.hi), A[:, order], 0)
+    logs, rounding, doubtful = state.logs[order], state.rounding[order], state.doubtful[order]
+    A = jnp.where(jnp.isfinite(logs.hi), permuted(A, order, axis=1), 0)
 
     Q, R = row_sorted_qr(A, jnp.max(jnp.abs(A) * lg.relative(logs), axis=1))
 
@@ -98,7 +98,7 @@ def extend(
         R, doubted = jnp.where(dead[:, None], 0, R), doubted & ~dead
     m = R.shape[0]
     N, logs = lg.scale_columns(R, logs)
-    U, logs = lg.normalize_rows(matmul(N, U), logs)
+    U, logs = lg.normalize_rows(matmul(N, permuted(state.U, order)), logs)
     diagonal = lax.stop_gradient(jnp.abs(jnp.diagonal(R)))
     relative = jnp.where(diagonal > 0, noise / jnp.where(diagonal > 0, diagonal, 1), 0)
     return Graded(Q, logs, U, rounding[:m] + relative**2, doubtful[:m] | doubted, bad)
@@ -124,7 +124,9 @@ def _without_noise(Q: Array, R: Array, rows: Array) -> tuple[Array, Array, Array
     floor = RANGE * float(info.tiny) / float(info.eps)
     noise = lax.stop_gradient(info.eps * matmul(jnp.abs(Q).T, rows) + jnp.asarray(floor, R.dtype))
     level = NOISE * noise[:, None]
-    clean = jnp.where(jnp.abs(R) <= level, 0, R)
-    doubted = jnp.any(R != 0, axis=1) & ~jnp.any(clean != 0, axis=1)
+    size = lax.stop_gradient(jnp.abs(R))
+    top = jnp.max(size, axis=1)
+    doubted = (top > 0) & (top <= level[:, 0])
+    clean = jnp.where(size <= level, 0, R)
     own = jnp.eye(*R.shape, dtype=bool)
     return jnp.where(doubted[:, None] & own, level, clean), doubted, noise
