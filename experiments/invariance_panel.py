@@ -91,15 +91,10 @@ def answers(kind: str, epsilon: float, W: np.ndarray, X: np.ndarray, G: np.ndarr
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def compiled_answers(kind: str, epsilon: float, W: jax.Array, X: jax.Array, G: jax.Array) -> tuple[jax.Array, ...]:
     """The same, inside JAX."""
-    over_data = js.layer_chain(network(kind, epsilon, W), X, check=False)
-    over_weights = js.layer_chain([lambda W: layers.Sequential(*network(kind, epsilon, W))(X)], W, check=False)
-    return over_data.states[-1], gradient(over_data, G), gradient(over_weights, G)
-
-
-def gradient(chain: js.JacobianChain, cotangent: jax.Array) -> jax.Array:
-    """dL/d(first state), in plain numbers."""
-    found = js.adjoints(chain, cotangent)
-    return found.directions[0] * jnp.exp(found.log_norms[0])
+    chain = js.layer_chain(network(kind, epsilon, W), X, check=False)
+    found = js.adjoints(chain, G)
+    _, pull = jax.vjp(lambda W: layers.Sequential(*network(kind, epsilon, W))(X), W)
+    return chain.states[-1], found.directions[0] * jnp.exp(found.log_norms[0]), *pull(G)
 
 
 def transformed(

@@ -52,7 +52,7 @@ CONFIG = {
     "sweep_seeds": 2,
     "norm_depths": [10, 20, 40, 80],
 }
-FULL = {"updates": 5000, "seeds": 5, "depth": 100, "width": 128, "sweep_seeds": 5}
+FULL = {"updates": 2000, "seeds": 5, "depth": 100, "width": 100, "sweep_seeds": 5}
 TINY = {"remedies": ["plain, orthogonal", "residual, BatchNorm"], "depth": 4, "width": 6, "batch": 6, "updates": 3,
         "seeds": 2, "sweep_depth": 4, "tanh_gains": [1.0, 1.5], "relu_gains": [1.0, 1.5], "norm_depths": [3, 4]}  # fmt: skip
 
@@ -87,17 +87,18 @@ def run(config: dict[str, Any], progress: experiments.Progress) -> dict[str, np.
 
 
 def train(rows: list[tuple[dict[str, Any], int]], depth: int, config: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Networks of equal shapes, trained as one program: (options, seed) of each.
+    """Networks of equal shapes, trained as one program: (options, number of the draw) of each.
 
     Returns:
         Held-out ``accuracy`` after training, (networks,); ``log_norm``, (networks, depth): log ||dE/dh_l|| before it.
     """
     (x, y), held = _depth.digits()
     nets, picks = [], []
-    for options, seed in rows:
+    for options, k in rows:
+        seed = 1000 * config["seed"] + k
         model = models.Deep(64, config["width"], 10, depth=depth, rngs=nnx.Rngs(seed), **options)
         nets.append(_depth.stacked(model, x[: config["batch"]]))
-        rng = np.random.default_rng(config["seed"] + 1000 + seed)
+        rng = np.random.default_rng(1000 + seed)
         picks.append(rng.integers(len(x), size=(config["updates"], config["batch"])))
     nets = jax.tree.map(lambda *leaves: jnp.stack(leaves), *nets)
     one = functools.partial(descend, rate=config["learning_rate"], data=(x, y), held=held)

@@ -10,7 +10,7 @@ from jacspec.results import Claim, claims_of
 NAME = "remedies_time"
 CAPTION = """
 Fifteen remedies for networks over time at the same data, budget and seeds: 50 units, plain SGD at rate 0.1 on batches of
-20, 1000 updates of sequences of 20 steps (full profile: 50,000 and 100), five seeds; every row differs from "none" (tanh
+20, 1000 updates of sequences of 20 steps (full profile: 10,000 and 100), five seeds; every row differs from "none" (tanh
 units, Gaussian weights of variance 1/n, nothing clipped) by what its name says, and nothing is tuned for a row. A row
 without gradients (CMA-ES) gets as many forward passes as the others, a gradient counted as three. (a) Temporal order and
 (b) the adding problem: held-out loss in units of the trivial predictor's, all seeds; dotted: the predictor that has seen

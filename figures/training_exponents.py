@@ -60,7 +60,7 @@ def losses(ax: Any, data: dict[str, np.ndarray], config: dict[str, Any]) -> None
     ax.set(yscale="log", xlabel="updates", ylabel="held-out loss (nats)")
     ax.set_yticks([0.2, 0.5, 1, 2], ["0.2", "0.5", "1", "2"])
     ax.minorticks_off()
-    ax.legend(loc="lower left", handlelength=1)
+    ax.legend(loc="upper right", bbox_to_anchor=(1, 0.92), handlelength=1)
 
 
 def leading(ax: Any, data: dict[str, np.ndarray], config: dict[str, Any], cell: str) -> None:
@@ -72,7 +72,8 @@ def leading(ax: Any, data: dict[str, np.ndarray], config: dict[str, Any], cell: 
     runs(ax, x, data[f"{cell}_alone"][..., 0], DARK, "x", "$h$ alone")
     ax.axhline(0, color="0.7", linewidth=0.5, zorder=0)
     ax.set(xlabel="updates", ylabel=r"leading exponent $\lambda_1$ (nats/step)", title=name)
-    ax.legend(loc="center right", bbox_to_anchor=(1, 0.64), handlelength=1.6, labelspacing=0.25)
+    place = {"lstm": {"loc": "lower right"}, "gru": {"loc": "center right", "bbox_to_anchor": (1, 0.64)}}[cell]
+    ax.legend(**place, handlelength=1.6, labelspacing=0.25)
 
 
 def spectra(ax: Any, data: dict[str, np.ndarray], cell: str) -> None:
@@ -83,7 +84,8 @@ def spectra(ax: Any, data: dict[str, np.ndarray], cell: str) -> None:
             values = data[f"{cell}_{kind}"][0, record]
             look = MARK | {"markersize": 3.2, "markerfacecolor": filled or shade}
             shape = {"x": "+" if filled is None else "x"}.get(shape, shape)
-            ax.plot(np.arange(values.size) + 1, values, color=shade, marker=shape, label=f"{label}, {when}", **look)
+            index = np.append(np.arange(0, values.size - 1, 1 + values.size // 41), values.size - 1)
+            ax.plot(index + 1, values[index], color=shade, marker=shape, label=f"{label}, {when}", **look)
     ax.axhline(0, color="0.7", linewidth=0.5, zorder=0)
     ax.set(xlabel="index $i$", ylabel=r"exponent $\lambda_i$ (nats/step)", title=name)
     ax.set_ylim(bottom=1.35 * ax.get_ylim()[0])
