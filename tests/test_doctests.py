@@ -15,8 +15,14 @@ MODULES = sorted(
     if path.stem != "__main__" and ">>>" in path.read_text()
 )
 
+LONG = ("models", "remedies", "training", "theory.random_matrix.free", "theory.recurrent.lstm")
+"""What trains or solves in its examples."""
 
-@pytest.mark.parametrize("module", MODULES)
+
+@pytest.mark.parametrize(
+    "module",
+    [pytest.param(m, marks=pytest.mark.slow if m.removeprefix("jacspec.").startswith(LONG) else ()) for m in MODULES],
+)
 def test_examples(module):
     options = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
     results = doctest.testmod(importlib.import_module(module), optionflags=options)
