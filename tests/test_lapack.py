@@ -39,7 +39,9 @@ def direct(R, B):
 
 SOLVES = [
     pytest.param(lambda R, B: _lapack.divide_right(B, jnp.triu(R)), direct, id="divide_right"),
-    pytest.param(lambda R, B: _lapack.solve(R, B[0]), lambda R, B: jnp.linalg.solve(R, B[0]), id="solve"),
+    pytest.param(
+        lambda R, B: _lapack.solve(R, B[0]), lambda R, B: jnp.linalg.solve(R, B[0]), id="solve", marks=pytest.mark.slow
+    ),
 ]
 
 

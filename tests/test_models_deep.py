@@ -101,8 +101,8 @@ def test_a_deep_network_is_its_equations(kind, normalization, position):
 
 @pytest.mark.parametrize(
     ("kind", "normalization", "position", "rank"),
-    [("plain", "batch", "before", 2), ("residual", "batch", "after", 2), ("residual", "rms", "before", 1),
-     ("plain", "weight", "before", 2)],
+    [("plain", "batch", "before", 2), ("residual", "rms", "before", 1),
+     *(pytest.param(*case, marks=pytest.mark.slow) for case in (("residual", "batch", "after", 2), ("plain", "weight", "before", 2)))],
 )  # fmt: skip
 def test_the_chain_is_the_derivative_over_depth(kind, normalization, position, rank):
     model = four_layers(kind, normalization, position)

@@ -72,7 +72,10 @@ def test_one_sick_element_is_flagged_and_the_others_do_not_notice(question):
         assert np.isnan(found.error[SICK]).all()
 
 
-@pytest.mark.parametrize(("activation", "jacobian"), [("relu", "auto"), ("relu", "autodiff"), ("tanh", "autodiff")])
+@pytest.mark.parametrize(
+    ("activation", "jacobian"),
+    [("relu", "auto"), *(pytest.param(a, "autodiff", marks=pytest.mark.slow) for a in ("relu", "tanh"))],
+)
 def test_no_activation_hides_it(activation, jacobian):
     found, clean = asked(js.spectrum, activation, jacobian)
     assert_contained(found, clean)

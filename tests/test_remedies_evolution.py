@@ -28,7 +28,7 @@ START = {"a": jnp.zeros((2, 3)), "b": jnp.zeros(6)}
 
 
 @pytest.mark.parametrize(
-    "algorithm", [pytest.param(a, marks=() if a in ("cma_es", "lm_ma_es") else pytest.mark.slow) for a in BUDGET]
+    "algorithm", [pytest.param(a, marks=() if a == "cma_es" else pytest.mark.slow) for a in BUDGET]
 )
 def test_every_algorithm_descends_to_the_known_minimum(algorithm):
     population, generations, options, left = BUDGET[algorithm]

@@ -298,7 +298,9 @@ def test_smooth_class_at_infinite_depth(s, low, high):
     np.testing.assert_allclose(law.edges, [low, high], atol=5e-4)
 
 
-@pytest.mark.parametrize(("c", "low", "high"), [(0.25, 0.2362, 4.234), (1.0, 0.0474, 21.09)])
+@pytest.mark.parametrize(
+    ("c", "low", "high"), [(0.25, 0.2362, 4.234), pytest.param(1.0, 0.0474, 21.09, marks=pytest.mark.slow)]
+)
 def test_residual_class(c, low, high):
     law = rm.residual_law(c)
     check_law(law, np.exp(c), np.exp(2 * c) * (1 + 2 * c))
