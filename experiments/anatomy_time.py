@@ -37,7 +37,7 @@ CONFIG = {
     "spectrum_examples": 6,
     "lags": [1, 2, 4, 8, 12, 16, 24, 32, 40],
 }
-FULL = {"width": 200, "updates": 6000, "examples": 256, "spectrum_examples": 16}
+FULL = {"width": 200, "updates": 3000, "learning_rate": 7e-4, "examples": 256, "spectrum_examples": 16}
 TINY = {"width": 4, "length": 6, "lag": 2, "updates": 2, "batch": 2, "examples": 3, "spectrum_examples": 2,
         "lags": [1, 3, 6]}  # fmt: skip
 
