@@ -27,13 +27,12 @@ help:  ## This list
 figures: $(READY)  ## Run missing or stale experiments, draw every figure, check the claims
 	@$(RUN) -m figures $(NAME) $(if $(FULL),--full) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-# Compiling is most of the work of the tests: they skip LLVM's optimizations and XLA's fusion emitters and compile on one
-# core each (the slow tests and the figures do not), and share what took long to compile, between processes and runs.
-test: export XLA_FLAGS += --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1
+# The quick tests spend most of their time compiling: they have flags of their own (the slow ones and the figures do not),
+# and share what took long to compile, between processes and runs.
 test: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.pytest_cache/jax
 test: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.1
 test: $(READY)  ## Run the tests, without the slow ones
-	@$(PYTEST) -q -m "not slow" -n $(WORKERS) --dist loadgroup $(ARGS)
+	@XLA_FLAGS="$$XLA_FLAGS $$($(RUN) tests/compiler.py)" $(PYTEST) -q -m "not slow" -n $(WORKERS) --dist loadgroup $(ARGS)
 
 test-slow: $(READY)  ## Run the slow tests
 	@$(PYTEST) -q -m slow -n $(WORKERS) --dist loadgroup $(ARGS)

@@ -21,6 +21,7 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,10 +31,10 @@ import numpy as np
 import jacspec
 from jacspec import results
 
-COMPILER = (
-    "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
-)
+COMPILER = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
 """XLA_FLAGS where the user has set none: compiling, most of the work here, takes two thirds, and the programs run as fast."""
+if metadata.version("jaxlib").startswith("0.10."):
+    COMPILER += " --xla_cpu_use_fusion_emitters=false"  # an unknown flag, which ends the process, from 0.11 on
 
 ROOT = Path(__file__).resolve().parent.parent
 Progress = Callable[[str, int, int], None]

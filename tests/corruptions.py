@@ -20,6 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import compiler
+
 ROOT = Path(__file__).resolve().parent.parent
 
 ROOMS = {
@@ -169,9 +171,8 @@ def noticed(copy: Path, room: str, corruption: Corruption) -> str:
 
 def run(copy: Path, tests: list[str]) -> str:
     """The name of the first test that fails, or nothing."""
-    flags = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
     environment = os.environ | {
-        "PYTHONPATH": str(copy), "XLA_FLAGS": flags, "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONPATH": str(copy), "XLA_FLAGS": compiler.FLAGS, "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1",
         "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "jax"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
     }  # fmt: skip
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", *tests]
