@@ -30,7 +30,7 @@ from jax import Array, lax
 
 from jacspec import _lapack
 from jacspec._product.logs import Logs, normalize_rows, relative, scale_columns
-from jacspec._product.orthogonal import descending
+from jacspec._product.orthogonal import row_sorted_qr
 
 MAX_STEPS = 40  # two to seven are normal
 PAIRWISE_FROM = 16  # from this step on only the method with a proof
@@ -129,9 +129,7 @@ def _solve(logs: Logs, U: Array) -> Finished:
     # Two LQ passes, U = L Q^T and then the same for (diag(e^l) L)^T. Each damps the coupling of two rows by e^-gap.
     # Columns in the order of their size in diag(e^l) U keep small ones from being wetted by large ones.
     logs, U = _sort(logs, U)
-    columns, place = descending(jnp.max(jnp.abs(U) * relative(logs)[:, None], axis=0))
-    Q, R = _lapack.qr(U[:, columns].T)
-    Q = Q[place]
+    Q, R = row_sorted_qr(U.T, jnp.max(jnp.abs(U) * relative(logs)[:, None], axis=0))
     N, logs = normalize_rows(*scale_columns(R, logs))
     order = jnp.argsort(-logs.hi)
     N, logs = normalize_rows(*scale_columns(_lapack.triangle(N[order].T), logs[order]))

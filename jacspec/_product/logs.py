@@ -52,7 +52,7 @@ def normalize_rows(N: Array, logs: Logs) -> tuple[Array, Logs]:
 
 
 def scale_columns(R: Array, logs: Logs) -> tuple[Array, Logs]:
-    """R diag(e^l) = diag(e^l') N, where 1 is the largest entry of a row of N.
+    """R diag(e^l) = diag(e^l') N, the largest absolute value of a row of N being 1.
 
     R has shape (m, n), `logs` n entries, the result m. Each row is measured against the log of the first column it
     meets, so that the difference of two logs is taken before anything is rounded to their size. Columns come sorted by

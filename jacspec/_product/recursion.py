@@ -4,7 +4,7 @@ Q is square and orthogonal, l a pair of logs, U has unit rows and stays well con
 
     A = J Q                                the caller's push
     A Pi = Q' R                            columns sorted by l_j + log max_i abs(A_ij), rows by max_j abs(A_ij) e^{l_j}
-    R diag(e^l) = diag(e^l'') N            in logs, rows whose largest entry is 1
+    R diag(e^l) = diag(e^l'') N            in logs, rows of largest absolute value 1
     diag(e^l'') N U = diag(e^l') U'        unit rows
 
 The column sort lets the largest direction lead. The row sort keeps rows of very different size from wetting each other
