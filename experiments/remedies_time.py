@@ -40,7 +40,7 @@ CONFIG = {
     "digit_updates": 600,
     "seeds": 5,
 }
-FULL = {"length": 100, "updates": 10_000, "digit_updates": 5000}
+FULL = {"length": 50, "updates": 8000, "digit_updates": 3000}
 TINY = {"remedies": ["none", "clip=norm:1"], "digit_remedies": ["none"], "length": 12, "width": 4, "batch": 2,
         "updates": 4, "digit_updates": 2, "seeds": 2}  # fmt: skip
 
