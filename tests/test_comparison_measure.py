@@ -56,6 +56,7 @@ def test_measures_over_time_are_those_of_backpropagation_by_hand():
     np.testing.assert_allclose(found["exponents"], np.mean(exponents, axis=0), rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_measures_over_depth_are_those_of_backpropagation_by_hand():
     task = tasks.digits(dtype=float)
     model = models.Deep(64, 6, 10, depth=9, initialization="gaussian", dtype=float, rngs=nnx.Rngs(0))

@@ -273,6 +273,7 @@ def mean_squared_exponent(model, x, k):
     return np.mean(total)
 
 
+@pytest.mark.slow
 def test_flossing_before_training_draws_the_exponents_to_zero():
     options = {"updates": 1000, "width": 5}
     batch = TASK.sample(jax.random.key(7), 8)

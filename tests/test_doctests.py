@@ -15,8 +15,8 @@ MODULES = sorted(
     if path.stem != "__main__" and ">>>" in path.read_text()
 )
 
-LONG = ("models", "remedies", "training", "theory.random_matrix.free", "theory.recurrent.lstm")
-"""What trains or solves in its examples."""
+LONG = ("models", "remedies", "training", "theory", "parameter_gradients", "compose", "cells.lstm")
+"""What trains, solves or compiles for seconds in its examples."""
 
 
 @pytest.mark.parametrize(

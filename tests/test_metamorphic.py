@@ -61,6 +61,7 @@ def close(found, want, Js, dtype=np.float64):
     assert np.abs(np.asarray(found) - want).max() <= bound
 
 
+@pytest.mark.slow
 def test_close_can_fail():
     Js = families.gauss(np.random.default_rng(0), N, T)
     close(A(Js), A(Js), Js)
@@ -326,6 +327,7 @@ def test_a_linear_network_is_a_power_of_its_weight(seed):
     np.testing.assert_allclose(found, T * d, rtol=0, atol=1e-12 * np.exp(np.ptp(d) * T / 4))
 
 
+@pytest.mark.slow
 def test_layer_norm_has_one_zero_and_the_gain():
     h = np.random.default_rng(5).standard_normal(5)
     for dtype in (np.float64, np.float32):

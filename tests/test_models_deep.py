@@ -118,6 +118,7 @@ def test_the_chain_is_the_derivative_over_depth(kind, normalization, position, r
     assert (np.abs(across).max() > 1e-3) == (normalization == "batch")  # BatchNorm couples the examples of a batch
 
 
+@pytest.mark.slow
 def test_running_statistics_are_those_of_the_batch_and_rule_in_evaluation():
     make = functools.partial(Deep, 3, 5, 2, depth=4, normalization="batch", momentum=0.75, dtype=F64)
     model = filled(lambda: make(rngs=nnx.Rngs(0)))
@@ -160,6 +161,7 @@ def test_weight_normalization_starts_as_the_plain_network():
     np.testing.assert_allclose(make("weight")(inputs), make(None)(inputs), atol=1e-14)
 
 
+@pytest.mark.slow
 def test_initial_laws_of_deep_weights():
     make = lambda **options: Deep(50, (200, 100), 10, dtype=F64, rngs=nnx.Rngs(0), **options).blocks
     # the critical line of tanh passes through sigma_w^2 = 1.7609546 at sigma_b^2 = 0.05
@@ -201,6 +203,7 @@ def test_fifty_layers_are_one_program(options):
     np.testing.assert_allclose(jax.jit(forward)(state, jnp.asarray(inputs)), network(model, inputs), atol=1e-9)
 
 
+@pytest.mark.slow
 def test_many_seeds_at_once_and_a_round_trip():
     model = Deep(3, 5, 2, depth=4, dtype=F64, rngs=nnx.Rngs(7))
     inputs = jnp.asarray(draw(4, 3))

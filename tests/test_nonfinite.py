@@ -82,7 +82,8 @@ def test_no_activation_hides_it(activation, jacobian):
     assert np.isnan(found.log_singular_values[SICK]).all()
 
 
-@pytest.mark.parametrize("origin", [pytest.param("start", marks=pytest.mark.slow), "end"])
+@pytest.mark.slow
+@pytest.mark.parametrize("origin", ["start", "end"])
 def test_horizons_that_do_not_reach_it_are_unaffected(origin):
     found, clean = asked(functools.partial(js.spectrum, at=range(T + 1), origin=origin))
     for i, first in enumerate(FIRST):

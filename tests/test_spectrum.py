@@ -249,6 +249,7 @@ def test_the_derivative_of_qr_with_a_dead_column():
     assert jnp.isfinite(dQ).all()
 
 
+@pytest.mark.slow
 def test_long_float32_sums_do_not_drift():
     T = 20_000
     Js = families.gauss(np.random.default_rng(16), 4, T).astype(np.float32)

@@ -202,6 +202,7 @@ def test_kinked_activations_are_solved_by_quadrature():
     assert float(found.chi_c) == pytest.approx(2 * slope, abs=1e-11)
 
 
+@pytest.mark.slow
 def test_gradients_of_everything():
     """In the ordered and the chaotic phase, and where two inputs decorrelate wholly (sigma_b = 0, c* = 0)."""
     ask = lambda w, b: jnp.stack(mf.phase("tanh", weight_variance=w, bias_variance=b)[:6])

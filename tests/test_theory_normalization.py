@@ -137,6 +137,7 @@ def test_large_batches_come_to_their_limit_as_one_over_the_batch(name):
     assert bool(limit.converged)
 
 
+@pytest.mark.slow
 def test_rates_of_every_activation_explode_and_have_converged():
     for name in TABLE:
         found = normalization.batch_norm_rate(name, 4)
@@ -156,6 +157,7 @@ def test_a_quadrature_that_fails_says_so():
     assert abs(float(found.log_rate - normalization.batch_norm_rate("hard_tanh", 8).log_rate)) < float(found.error)
 
 
+@pytest.mark.slow
 def test_jit_vmap_and_grad_in_the_batch():
     rate = lambda B: normalization.batch_norm_rate("hard_tanh", B).log_rate
     step = 1e-3

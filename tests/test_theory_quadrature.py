@@ -102,6 +102,7 @@ def test_nodes_integrate_polynomials_over_their_reach():
     np.testing.assert_allclose([kronrod @ a**2, gauss @ a**2], 2 * 20.0**3 / 3, rtol=1e-13)
 
 
+@pytest.mark.slow
 def test_float32():
     value, error = gaussian_mean(lambda a: jnp.tanh(a) ** 2, jnp.asarray(3.0, jnp.float32))
     assert value.dtype == error.dtype == jnp.float32

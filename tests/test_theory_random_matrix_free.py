@@ -34,7 +34,7 @@ def check_law(law, m1, m2, accuracy=1e-6):
 @pytest.mark.parametrize("ensemble", ["gaussian", "orthogonal"])
 @pytest.mark.parametrize(
     ("activation", "q", "depths"),
-    [pytest.param(*case, marks=[] if case[0] in ("relu", "hard_tanh", "tanh") else pytest.mark.slow) for case in CASES],
+    [pytest.param(*case, marks=[] if case[0] in ("relu", "hard_tanh") else pytest.mark.slow) for case in CASES],
 )
 def test_mass_and_moments(activation, q, depths, ensemble):
     slopes = rm.squared_slopes(activation, q)
@@ -154,6 +154,7 @@ def test_each_ray_has_one_angle():
             assert (np.asarray(ratio)[~on, 0] > 0).all()
 
 
+@pytest.mark.slow
 def test_distribution_function_between_the_points():
     law = rm.jacobian_law(HALF, 2, ensemble="orthogonal", weight_variance=1.0)
     log_x = jnp.linspace(-12, 0, 1001)
@@ -165,7 +166,7 @@ def test_distribution_function_between_the_points():
     np.testing.assert_allclose(linear.cdf(jnp.array([-1e-9, 0, 1e-9])), [0, 1, 1], atol=1e-12)
 
 
-@pytest.mark.parametrize("ensemble", ["gaussian", "orthogonal"])
+@pytest.mark.parametrize("ensemble", ["gaussian", pytest.param("orthogonal", marks=pytest.mark.slow)])
 def test_simulated_layers(ensemble):
     """Fresh pre-activations; the tolerance is 1.5 / n for the rigid spectrum plus 4 / sqrt(n draws) of the slopes."""
     n, L, draws, q = 200, 3, 10, 0.57

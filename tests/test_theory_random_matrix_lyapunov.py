@@ -109,6 +109,7 @@ def test_simulated_product():
     assert np.abs(theory - np.asarray(rm.triangular_exponents(u)))[u < 0.6].max() > 1  # it can tell
 
 
+@pytest.mark.slow
 def test_jit_vmap_and_derivatives():
     def value(q, u):
         return rm.lyapunov_spectrum(u, rm.squared_slopes("tanh", q), gain=2.0)

@@ -118,6 +118,7 @@ def silent_exponents(center, radius, n, leak=1.0):
     return np.sort(np.log(np.abs(np.linalg.eigvals(center * np.eye(n) + radius * W))) / leak)[::-1]
 
 
+@pytest.mark.slow
 def test_origin_spectra_against_eigenvalues():
     n = 400
     u = (jnp.arange(n) + 0.5) / n

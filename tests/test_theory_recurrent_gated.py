@@ -148,6 +148,7 @@ def test_lstm_with_fresh_weights(kind, case):
     np.testing.assert_allclose(cell, net.cell_second_moment, rtol=2 * tolerance)
 
 
+@pytest.mark.slow
 def test_lstm_law_against_many_cells():
     """c' = f c + i g from independent gates: the output's second moment is the theory's fixed point."""
     rng, n = np.random.default_rng(1), 200_000

@@ -121,6 +121,7 @@ def test_training_is_the_loop_of_its_equations():
     assert remedies.clip_report(found.optimizer_state).times_clipped == clipped.sum()
 
 
+@pytest.mark.slow
 def test_running_statistics_move_with_every_update_and_judge_what_is_held_out():
     task = known()
     model = models.Deep(2 * T, 3, 1, depth=1, normalization="batch", dtype=F64, rngs=nnx.Rngs(0))

@@ -107,6 +107,7 @@ def test_faults_of_a_recurrent_network_are_found_where_they_were_planted():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(nnx.state(backward.model)))
 
 
+@pytest.mark.slow
 def test_faults_of_a_deep_network_are_found_where_they_were_planted():
     clean, weight, forward, backward = trained(planted_deep(range(4)))
     assert [one.status for one in (clean, weight, forward, backward)] == ["finished"] + 3 * ["exploded"]
@@ -127,8 +128,10 @@ def test_faults_of_a_deep_network_are_found_where_they_were_planted():
     ("make", "name", "at"),
     [
         (recurrent, "inputs", (2, 3, 1)),
-        (deep, "inputs", (1, 0, 0)),
-        pytest.param(deep, "targets", (3, 4, 0), marks=pytest.mark.slow),
+        *(
+            pytest.param(deep, *spoilt, marks=pytest.mark.slow)
+            for spoilt in (("inputs", (1, 0, 0)), ("targets", (3, 4, 0)))
+        ),
     ],
 )
 def test_a_spoilt_number_of_the_data_is_named(make, name, at):
@@ -163,14 +166,11 @@ def test_a_jump_is_traced_to_where_the_gradient_grows_most():
     assert np.mean(error**2) > 100 * 1.0  # the task's baseline
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "kind"),
     [
-        pytest.param(
-            {"regularizer": lambda model, batch: jnp.log(jnp.sum(batch.inputs * 0))},
-            "regularizer",
-            marks=pytest.mark.slow,
-        ),
+        ({"regularizer": lambda model, batch: jnp.log(jnp.sum(batch.inputs * 0))}, "regularizer"),
         ({"optimizer": optax.scale(jnp.inf)}, "optimizer"),
     ],
 )
