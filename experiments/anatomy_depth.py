@@ -34,7 +34,7 @@ CONFIG = {
     "spectrum_examples": 6,
     "lags": [1, 2, 4, 8, 12, 16, 20, 24],
 }
-FULL = {"width": 300, "updates": 3000, "learning_rate": 3e-4, "examples": 256, "spectrum_examples": 16}
+FULL = {"width": 200, "updates": 2000, "learning_rate": 5e-4, "examples": 256, "spectrum_examples": 16}
 TINY = {"width": 6, "depth": 4, "updates": 2, "batch": 3, "examples": 3, "spectrum_examples": 2, "lags": [1, 2, 3]}
 
 PARTS = ("kept", "slopes", "normalization", "weights", "total")

@@ -52,7 +52,7 @@ CONFIG = {
     "sweep_seeds": 2,
     "norm_depths": [10, 20, 40, 80],
 }
-FULL = {"updates": 2000, "seeds": 5, "depth": 100, "width": 100, "sweep_seeds": 5}
+FULL = {"updates": 1000, "seeds": 5, "depth": 100, "width": 100, "sweep_seeds": 3}
 TINY = {"remedies": ["plain, orthogonal", "residual, BatchNorm"], "depth": 4, "width": 6, "batch": 6, "updates": 3,
         "seeds": 2, "sweep_depth": 4, "tanh_gains": [1.0, 1.5], "relu_gains": [1.0, 1.5], "norm_depths": [3, 4]}  # fmt: skip
 

@@ -10,7 +10,7 @@ from jacspec.results import Claim, claims_of
 NAME = "remedies_depth"
 CAPTION = """
 Deep networks learn the handwritten digits of scikit-learn by SGD: 60 layers of 64 units and 400 updates (full profile:
-100, 100 and 2000), rate 0.02, batches of 50; the same batches and as many seeds for every row, nothing tuned for a row;
+100, 100 and 1000), rate 0.02, batches of 50; the same batches and as many seeds for every row, nothing tuned for a row;
 tanh units where nothing else is said. Gray: chance; outputs that are not finite are wrong, which puts networks that
 explode at 0. (a) Held-out accuracy after training, all seeds. (b) Growth of the gradient from the last layer to the first before training, ln of the ratio of its norms: negative where it vanishes,
 positive where it explodes. (c) 100 plain layers with orthogonal weights times a gain, accuracy of all seeds; dotted: the
