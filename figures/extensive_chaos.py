@@ -80,7 +80,8 @@ def collapse(ax: Any, data: dict[str, np.ndarray], config: dict[str, Any]) -> No
     ax.plot([0.5 / 4096, FLOW["positive"]], [FLOW["leading"], 0], label="$N=4096$", **FILLED)
     ax.axhline(0, color="0.7", linewidth=0.5, zorder=0)
     ax.set(xlabel="fraction $(i-1/2)/N$", ylabel=r"exponent $\lambda_i$ (nats/$\tau$)")
-    ax.legend(loc="lower left", title=f"flow, $g={config['gain']:g}$", handlelength=1)
+    ax.text(0.97, 0.95, f"flow, $g={config['gain']:g}$", transform=ax.transAxes, ha="right", va="top")
+    ax.legend(loc="lower left", handlelength=1)
 
 
 def growth(ax: Any, data: dict[str, np.ndarray], config: dict[str, Any]) -> None:
@@ -111,7 +112,8 @@ def leading(ax: Any, data: dict[str, np.ndarray], config: dict[str, Any]) -> Non
     ax.plot(config["gain"], FLOW["leading"], label="$N=4096$", **FILLED)
     ax.axhline(0, color="0.7", linewidth=0.5, zorder=0)
     ax.set(xlabel="gain $g$", ylabel=r"leading exponent $\lambda_1$ (nats/$\tau$)")
-    ax.legend(loc="lower right", title="flow", handlelength=1)
+    ax.text(0.05, 0.95, "flow", transform=ax.transAxes, va="top")
+    ax.legend(loc="lower right", handlelength=1)
 
 
 def per_unit(ax: Any, data: dict[str, np.ndarray], config: dict[str, Any], field: str, label: str) -> None:
