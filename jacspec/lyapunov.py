@@ -123,44 +123,45 @@ def lyapunov_exponents(
 def _exponents(chain: JacobianChain, k: int, qr_every: int, transient: int) -> LyapunovSpectrum:
     T, n, dtype = chain.length, chain.shape[1], chain.dtype
 
-    def orthogonalize(carry, V):
-        alive, doubtful = carry
-        alive = alive & jnp.any(V != 0, axis=0)
-        place = jnp.where(alive, jnp.cumsum(alive), jnp.sum(alive) + jnp.cumsum(~alive)) - 1
-        # the dead come last: a dead column in the middle would take a row's place
-        V = permuted(jnp.where(alive, V, 0), inverse(place), axis=1)
-        size = lax.stop_gradient(norms(V))
-        Q, R = row_sorted_qr(V, size)
-        Q, diagonal = permuted(Q, place, axis=1), jnp.abs(jnp.diagonal(R))[place]
+    def orthogonalize(state, V, size):
+        doubtful, place = state
+        # dead directions are zeros, which amid the others would take a row's place: they go last, and `place` keeps count
+        alive = jnp.any(V != 0, axis=0)
+        count = jnp.cumsum(alive)
+        moved = jnp.where(alive, count, count[-1] + jnp.arange(1, k + 1) - count) - 1
+        order = inverse(moved)
+        alive, doubtful, place = alive[order], doubtful[order], moved[place]
+        Q, R = row_sorted_qr(permuted(V, order, axis=1), size)
+        diagonal = jnp.abs(jnp.diagonal(R))
         # a nonzero row for every direction that survives: the rest are dead by structure, whatever QR makes of them
-        alive = alive & (place < jnp.sum(size > 0)) & (diagonal > 0)
+        alive = alive & (jnp.arange(k) < jnp.sum(size > 0)) & (diagonal > 0)
         noise = NOISE * jnp.finfo(dtype).eps * matmul(jnp.abs(lax.stop_gradient(Q)).T, size)
         growth = jnp.where(alive, jnp.log(jnp.where(alive, diagonal, 1)), -jnp.inf)
-        return Q, (alive, doubtful | (alive & (diagonal <= noise))), growth
+        return jnp.where(alive, Q, 0), (doubtful | (alive & (diagonal <= noise)), place), growth[place]
 
     @jax.checkpoint
     def step(carry, J, t):
         V, state, bad = carry
         V = J.push(V)
-        finite = jnp.all(jnp.isfinite(V))
-        bad = jnp.where((bad < 0) & ~finite, t, bad)
-        V = jnp.where(finite, V, 0)
+        size = lax.stop_gradient(norms(V))
+        bad = jnp.where((bad < 0) & ~jnp.all(jnp.isfinite(size)), t, bad)
         if qr_every == 1:
-            V, state, growth = orthogonalize(state, V)
+            V, state, growth = orthogonalize(state, V, size)
         else:
             due = ((t - transient) % qr_every == 0) | (t == T)
-            V, state, growth = lax.cond(due, orthogonalize, lambda s, v: (v, s, jnp.zeros(k, dtype)), state, V)
+            skip = lambda state, V, _: (V, state, jnp.zeros(k, dtype))
+            V, state, growth = lax.cond(due, orthogonalize, skip, state, V, size)
         return (V, state, bad), growth
 
-    start = (jnp.eye(n, k, dtype=dtype), (jnp.ones(k, bool), jnp.zeros(k, bool)), jnp.asarray(-1))
-    (_, (_, doubtful), bad), growth = chain.fold(step, start, xs=jnp.arange(1, T + 1))
+    start = (jnp.eye(n, k, dtype=dtype), (jnp.zeros(k, bool), jnp.arange(k)), jnp.asarray(-1))
+    (_, (doubtful, place), bad), growth = chain.fold(step, start, xs=jnp.arange(1, T + 1))
 
     ends = np.unique([*range(transient + qr_every, T + 1, qr_every), T])
     steps = jnp.asarray(np.diff(ends, prepend=transient), dtype)
     history = growth[ends - 1] if qr_every > 1 else growth[transient:]
     exponents = _total(history) / (T - transient)
     order = jnp.argsort(-lax.stop_gradient(exponents))
-    exponents, history, doubtful = exponents[order], history[:, order], doubtful[order]
+    exponents, history, doubtful = exponents[order], history[:, order], doubtful[place[order]]
 
     gap = jnp.where(exponents == -jnp.inf, 0, exponents[0] - exponents)
     resolved = (gap * qr_every < RESOLVED * -jnp.log(jnp.finfo(dtype).eps)) & ~doubtful

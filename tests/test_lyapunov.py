@@ -84,6 +84,12 @@ def test_a_killed_direction_is_minus_infinity_and_others_stay_right():
     assert found.exponents.tolist() == [0] * alive + [-np.inf] * (5 - alive)
 
 
+def test_a_direction_that_died_in_the_transient_stays_dead():
+    swap = [[0.0, 1.0], [1.0, 0.0]]  # brings to life whatever stands in its place
+    found = js.lyapunov_exponents(chain_of(np.array([[[1.0, 0.0], [0.0, 0.0]], swap, swap])), transient=1)
+    assert found.history.tolist() == [[0, -np.inf]] * 2
+
+
 @pytest.mark.parametrize(("dtype", "every"), [(jnp.float64, 1), (jnp.float64, 4), (jnp.float32, 1), (jnp.float32, 4)])
 def test_what_lies_below_the_precision_floor_is_not_resolved(dtype, every):
     rng = np.random.default_rng(5)
