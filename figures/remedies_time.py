@@ -17,8 +17,8 @@ without gradients (CMA-ES) gets as many forward passes as the others, a gradient
 no input; filled: solved on the way by the rule of the task; crosses: explosions (at 20 if larger). (c) Temporal order: how fast the
 gradient decays on its way back, the slope of ln of its norm against time, before (open) and after (filled) training,
 mean of the seeds; zero is a gradient that arrives whole. (d) Digits pixel by pixel (64 steps), held-out accuracy after
-600 updates (3000), all seeds; gray: chance. Rows that fail are shown as they are. Without clipping, rounding decides: the same seeds,
-compiled in another way, were solved by other unclipped rows.
+600 updates (3000), all seeds; gray: chance; what explodes is right at none. Rows that fail are shown as they are. Without clipping,
+rounding decides: the same seeds, compiled in another way, were solved by other unclipped rows.
 """
 
 OPEN = {"linestyle": "none", "markersize": 3.4, "zorder": 3}
@@ -63,7 +63,8 @@ def losses(ax: Any, data: dict[str, np.ndarray], task: str) -> None:
             ax.plot(value, height, color=color, marker=marker, markerfacecolor=color if solved else "white", **OPEN)
     ax.axvline(1, color=DARK, linestyle=":", linewidth=0.8, zorder=0)
     title = task.replace("_", " ")
-    ax.set(xscale="log", xlim=(0.01, 1.5 * EDGE), xlabel=f"{title}: loss / loss of the trivial predictor")
+    low = min(0.01, 0.7 * loss[np.isfinite(loss)].min(initial=1))
+    ax.set(xscale="log", xlim=(low, 1.5 * EDGE), xlabel=f"{title}: loss / loss of the trivial predictor")
 
 
 def slopes(ax: Any, data: dict[str, np.ndarray]) -> None:
