@@ -10,15 +10,15 @@ from jacspec.results import Claim, claims_of
 NAME = "remedies_time"
 CAPTION = """
 Fifteen remedies for networks over time at the same data, budget and seeds: 50 units, plain SGD at rate 0.1 on batches of
-20, 1000 updates of sequences of 20 steps (full profile: 8000 of 50), five seeds; every row differs from "none" (tanh
+20, 1000 updates of sequences of 20 steps (full profile: 8000 of 50 steps), five seeds; every row differs from "none" (tanh
 units, Gaussian weights of variance 1/n, nothing clipped) by what its name says, and nothing is tuned for a row. A row
 without gradients (CMA-ES) gets as many forward passes as the others, a gradient counted as three. (a) Temporal order and
 (b) the adding problem: held-out loss in units of the trivial predictor's, all seeds; dotted: the predictor that has seen
 no input; filled: solved on the way by the rule of the task; crosses: explosions (at 20 if larger). (c) Temporal order: how fast the
 gradient decays on its way back, the slope of ln of its norm against time, before (open) and after (filled) training,
 mean of the seeds; zero is a gradient that arrives whole. (d) Digits pixel by pixel (64 steps), held-out accuracy after
-600 updates (3000), all seeds; gray: chance; what explodes is right at none. Rows that fail are shown as they are. Without clipping,
-rounding decides: the same seeds, compiled in another way, were solved by other unclipped rows.
+600 updates (full profile: 3000), all seeds; gray: chance; networks that explode stand at 0. Rows that fail are shown as
+they are. Without clipping, rounding decides: the same seeds, compiled in another way, were solved by other unclipped rows.
 """
 
 OPEN = {"linestyle": "none", "markersize": 3.4, "zorder": 3}
