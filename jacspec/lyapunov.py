@@ -15,13 +15,10 @@ from jax import Array, lax
 
 from jacspec import _checks
 from jacspec._links import Listed
-from jacspec._product.orthogonal import inverse, permuted, row_sorted_qr
+from jacspec._product.orthogonal import NOISE, in_range, inverse, permuted, rounding, row_sorted_qr, stopped
 from jacspec._pytree import pytree
 from jacspec.chain import JacobianChain
-from jacspec.operators import matmul, norms
-
-NOISE = 4.0
-"""A diagonal entry R_ii below NOISE eps sum_j abs(Q_ji) ||A_j||, its own rounding, is noise."""
+from jacspec.operators import norms
 
 RESOLVED = 0.8
 """Share of log(1/eps) that two directions may drift apart between two QR before the lower one drowns."""
@@ -40,7 +37,8 @@ class LyapunovSpectrum:
         resolved: (k,), False below the precision floor, (lambda_1 - lambda_i) qr_every >= 0.8 log(1/eps), or where
             an entry of R was noise.
         converged: False if the chain is not finite.
-        first_nonfinite: index of the first state or step Jacobian with a NaN or Inf, -1 if none; values are then NaN.
+        first_nonfinite: index of the first state or step Jacobian with a NaN or Inf, or norms at the end of the
+            dtype's range, -1 if none; values are then NaN.
     """
 
     exponents: Array
@@ -135,16 +133,16 @@ def _exponents(chain: JacobianChain, k: int, qr_every: int, transient: int) -> L
         diagonal = jnp.abs(jnp.diagonal(R))
         # a nonzero row for every direction that survives: the rest are dead by structure, whatever QR makes of them
         alive = alive & (jnp.arange(k) < jnp.sum(size > 0)) & (diagonal > 0)
-        noise = NOISE * jnp.finfo(dtype).eps * matmul(jnp.abs(lax.stop_gradient(Q)).T, size)
         growth = jnp.where(alive, jnp.log(jnp.where(alive, diagonal, 1)), -jnp.inf)
-        return jnp.where(alive, Q, 0), (doubtful | (alive & (diagonal <= noise)), place), growth[place]
+        doubtful = doubtful | (alive & ((diagonal <= NOISE * rounding(Q, size)) | stopped(diagonal)))
+        return jnp.where(alive, Q, 0), (doubtful, place), growth[place]
 
     @jax.checkpoint
     def step(carry, J, t):
         V, state, bad = carry
         V = J.push(V)
         size = lax.stop_gradient(norms(V))
-        bad = jnp.where((bad < 0) & ~jnp.all(jnp.isfinite(size)), t, bad)
+        bad = jnp.where((bad < 0) & ~in_range(size), t, bad)
         if qr_every == 1:
             V, state, growth = orthogonalize(state, V, size)
         else:

@@ -50,7 +50,8 @@ class Spectrum:
             of the value with respect to one rounding of every row of every factor, the disagreement with the
             transposed chain, and the rounding of T additions and of the value itself.
         converged: False if the finish did not converge or the chain is not finite.
-        first_nonfinite: index of the first state or step Jacobian with a NaN or Inf, -1 if none; values are then NaN.
+        first_nonfinite: index of the first state or step Jacobian with a NaN or Inf, or norms at the end of the
+            dtype's range, -1 if none; values are then NaN.
     """
 
     log_singular_values: Array
@@ -226,7 +227,8 @@ def _read(record: Any, steps: Array, first: Array, rank: int, count: int, vector
     done = finish(logs, U)
     more = count - rank
     values = jnp.pad(done.log_singular_values, (0, more), constant_values=-jnp.inf)
-    doubtful = jnp.max(jnp.where(graded.doubtful, graded.logs.hi, -jnp.inf), initial=-jnp.inf)
+    doubtful = jnp.where(graded.doubtful, graded.logs.hi, -jnp.inf)
+    doubtful = jnp.max(doubtful, initial=-jnp.inf) + 0.5 * jnp.log(jnp.maximum(jnp.sum(graded.doubtful), 1))
     resolved = (values > doubtful) | (values == -jnp.inf)
     lost = values[0] - witness > 0.5 * math.log(count) + WITNESS  # the recursion grew on rounding alone
     resolved &= ~(lost | (witness > values[0] + 1))

@@ -231,7 +231,7 @@ def test_the_pieces_of_the_recursion():
     rng = np.random.default_rng(13)
     R, l = jnp.asarray(np.triu(rng.standard_normal((4, 4)))), jnp.array([3.0, 1.0, -400.0, -2000.0])
     N, new = logs.scale_columns(R, logs.Logs(l, jnp.zeros(4)))
-    np.testing.assert_array_equal(jnp.abs(N).max(axis=1), 1)
+    np.testing.assert_array_equal(jnp.diagonal(N), jnp.diagonal(R))
     ratio = N * jnp.exp(new.hi[:, None] - l) - R  # diag(e^l') N diag(e^-l) = R where it does not underflow
     assert jnp.abs(jnp.triu(ratio)[:2, :2]).max() < 1e-14
     a, e = logs.two_sum(jnp.float32(1), jnp.float32(1e-9))
@@ -256,3 +256,25 @@ def test_long_float32_sums_do_not_drift():
     single = js.log_singular_values(js.JacobianChain.from_matrices(jnp.asarray(Js)))
     double = js.log_singular_values(chain_of(Js.astype(float)))
     assert (jnp.abs(single - double) <= 1e-5 * jnp.abs(double)).all()
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_at_the_ends_of_the_range_a_value_is_right_or_its_flag_is_down(dtype):
+    """Above: LAPACK scales by the reciprocal of a norm, which has none there. Below: entries lose digits to underflow."""
+    info = jnp.finfo(dtype)
+    Js = families.gauss(np.random.default_rng(17), 6, 12).astype(dtype)
+    ends = range(12 - info.maxexp, 130 - info.maxexp, 5), (-40, 0, 40), range(info.maxexp - 20, info.maxexp)
+    for ask, read, steps in (
+        (js.spectrum, lambda found: found.log_singular_values, 12),
+        (js.lyapunov_exponents, lambda found: found.exponents, 1),
+    ):
+        run = jax.jit(lambda A, ask=ask: ask(js.JacobianChain.from_matrices(A, check=False)))
+        right, kept = read(run(jnp.asarray(Js))), set()
+        bits = [b for part in ends for b in part]
+        for b in bits:  # times 2^b: the same chain, its values shifted
+            found = run(jnp.asarray(np.ldexp(Js, b)))
+            error = jnp.abs(read(found) - steps * b * jnp.log(2.0) - right)
+            assert jnp.where(found.resolved & found.converged, error, 0).max() < 1e4 * info.eps, b
+            assert found.converged or jnp.isnan(read(found)).all()
+            kept |= {b} if found.resolved.all() else set()
+        assert {-40, 0, 40} < kept < set(bits)

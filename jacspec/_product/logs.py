@@ -11,6 +11,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jacspec.operators import norms
+
 
 class Logs(NamedTuple):
     """Natural logs ``hi + lo``, both of shape (n,); an exact zero is ``hi = -inf, lo = 0``."""
@@ -45,39 +47,35 @@ def add(logs: Logs, x: Array, live: Array) -> Logs:
 
 def normalize_rows(N: Array, logs: Logs) -> tuple[Array, Logs]:
     """diag(e^l) N with unit rows: the norms move into the logs; a zero row becomes an exact -inf."""
-    square = jnp.sum(N * N, axis=1)
-    live = (square > 0) & jnp.isfinite(logs.hi)
-    norm = jnp.sqrt(jnp.where(live, square, 1))
+    norm = norms(N)
+    live = (norm > 0) & jnp.isfinite(logs.hi)
+    norm = jnp.where(live, norm, 1)
     return jnp.where(live[:, None], N / norm[:, None], 0), add(logs, jnp.log(norm), live)
 
 
-def scale_columns(R: Array, logs: Logs) -> tuple[Array, Logs]:
-    """R diag(e^l) = diag(e^l') N, the largest absolute value of a row of N being 1.
+def scale_columns(R: Array, logs: Logs, first: Array | None = None) -> tuple[Array, Logs]:
+    """R diag(e^l) = diag(e^l') N, each row measured against the log of the first column it meets.
 
-    R has shape (m, n), `logs` n entries, the result m. Each row is measured against the log of the first column it
-    meets, so that the difference of two logs is taken before anything is rounded to their size. Columns come sorted by
-    what they contribute: later ones may underflow beside it, which is smaller than a rounding of the row. A zero row
-    becomes an exact -inf.
+    R has shape (m, n), `logs` n entries, the result m. The difference of two logs is so taken before anything is rounded
+    to their size. Columns come sorted by what they contribute: later ones may underflow beside the first, which is
+    smaller than a rounding of the row. `first` (m,) names those columns where the caller knows them.
     """
     columns = jnp.isfinite(logs.hi)
     live = columns & (R != 0)
-    last = R.shape[1] - 1
-    first = jnp.min(jnp.where(live, jnp.arange(last + 1), last), axis=1)  # XLA's argmax takes twice as long
+    if first is None:
+        last = R.shape[1] - 1
+        first = jnp.min(jnp.where(live, jnp.arange(last + 1), last), axis=1)  # XLA's argmax takes twice as long
     hi = jnp.where(columns, logs.hi, 0)
     own = Logs(hi[first], logs.lo[first])
     ratio = (hi - own.hi[:, None]) + (logs.lo - own.lo[:, None])
-    N = jnp.where(live, R * jnp.exp(jnp.minimum(ratio, _most(R.dtype))), 0)
-    top = lax.stop_gradient(jnp.max(jnp.abs(N), axis=1))
-    nonzero = top > 0
-    top = jnp.where(nonzero, top, 1)
-    return N / top[:, None], add(own, jnp.log(top), nonzero)
+    return jnp.where(live, R * jnp.exp(jnp.minimum(ratio, _most(R.dtype))), 0), own
 
 
-def relative(logs: Logs) -> Array:
-    """e^(l - l_0), held off underflow: sizes beside the first entry, which is the largest or nearly so."""
-    depth = jnp.where(jnp.isfinite(logs.hi), logs.hi - logs.hi[0], 0)
-    most = _most(logs.hi.dtype)
-    return lax.stop_gradient(jnp.exp(jnp.clip(depth, -most, most)))
+def relative(logs: Logs, leading: Array | int = 0) -> Array:
+    """e^(l - l_leading), held off underflow: sizes beside one entry, the largest or nearly so; 0 where l = -inf."""
+    live, most = jnp.isfinite(logs.hi), _most(logs.hi.dtype)
+    depth = jnp.where(live, logs.hi - logs.hi[leading], 0)
+    return lax.stop_gradient(jnp.where(live, jnp.exp(jnp.clip(depth, -most, most)), 0))
 
 
 def _most(dtype) -> float:

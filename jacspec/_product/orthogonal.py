@@ -10,6 +10,12 @@ from jax import Array, lax
 from jacspec import _lapack
 from jacspec.operators import matmul
 
+NOISE = 4.0
+"""Entries of R below NOISE times their rounding are taken as noise."""
+
+STOPPED = 1024.0
+"""An entry below STOPPED * tiny / eps may be made of a slope that was stopped short of underflow: an upper bound."""
+
 COUNTED = 256
 """Up to so many entries the order is found by comparing all pairs."""
 
@@ -51,6 +57,28 @@ def row_sorted_qr(A: Array, size: Array) -> tuple[Array, Array]:
     order, place = descending(size)
     Q, R = qr(permuted(A, order))
     return permuted(Q, place), R
+
+
+def in_range(rows: Array) -> Array:
+    """Whether A, whose rows have these norms, can be factored: neither NaN nor Inf, and every norm has a reciprocal."""
+    return jnp.sum(rows) <= jnp.finfo(rows.dtype).max / 8
+
+
+def rounding(Q: Array, rows: Array) -> Array:
+    """What rounding and underflow leave uncertain in each row of R = Q^T A: eps sum_j abs(Q_ji) ||A_j|| + m tiny.
+
+    Args:
+        Q: (m, k).
+        rows: (m,), the norms ||A_j||.
+    """
+    info = jnp.finfo(Q.dtype)
+    return lax.stop_gradient(info.eps * matmul(jnp.abs(Q).T, rows) + Q.shape[0] * info.tiny)
+
+
+def stopped(entry: Array) -> Array:
+    """Whether an entry that is not zero may be an upper bound only; see `STOPPED`."""
+    info = jnp.finfo(entry.dtype)
+    return (entry != 0) & (jnp.abs(entry) <= STOPPED * float(info.tiny) / float(info.eps))
 
 
 def permuted(A: Array, order: Array, axis: int = 0) -> Array:

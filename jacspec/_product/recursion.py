@@ -4,7 +4,7 @@ Q is square and orthogonal, l a pair of logs, U has unit rows and stays well con
 
     A = J Q                                the caller's push
     A Pi = Q' R                            columns sorted by l_j + log max_i abs(A_ij), rows by max_j abs(A_ij) e^{l_j}
-    R diag(e^l) = diag(e^l'') N            in logs, rows of largest absolute value 1
+    R diag(e^l) = diag(e^l'') N            l'' the l of the first column that a row meets
     diag(e^l'') N U = diag(e^l') U'        unit rows
 
 The column sort lets the largest direction lead. The row sort keeps rows of very different size from wetting each other
@@ -26,14 +26,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jacspec._product import logs as lg
-from jacspec._product.orthogonal import descending, permuted, row_sorted_qr
+from jacspec._product.orthogonal import NOISE, descending, in_range, permuted, rounding, row_sorted_qr, stopped
 from jacspec.operators import matmul, norms
-
-NOISE = 4.0
-"""Entries of R below NOISE times their rounding are taken as noise."""
-
-RANGE = 256.0
-"""So are entries below RANGE * tiny / eps, where a slope may have been stopped short of underflow."""
 
 
 class Graded(NamedTuple):
@@ -45,7 +39,7 @@ class Graded(NamedTuple):
         U: (m, n), unit rows, zero where l = -inf.
         rounding: (m,), sum over steps of the squared relative rounding of each row.
         doubtful: (m,), rows whose value is an upper bound.
-        bad: index (from 1) of the first step with a NaN or Inf, -1 if none.
+        bad: index (from 1) of the first step with a NaN or Inf or out of range, -1 if none.
     """
 
     Q: Array
@@ -79,29 +73,29 @@ def extend(
         state, A = _square(state, A)
     size = lax.stop_gradient(jnp.abs(A))
     rows, columns = norms(size), jnp.max(size, axis=0, initial=0)
-    finite = jnp.all(jnp.isfinite(rows))
+    finite = in_range(rows)
     bad = jnp.where((state.bad < 0) & ~finite, step, state.bad)
     A, rows, columns = (jnp.where(finite, part, 0) for part in (A, rows, columns))
 
     weight = jnp.where(columns > 0, state.logs.hi + jnp.log(jnp.where(columns > 0, columns, 1)), -jnp.inf)
     order, _ = descending(weight)
-    logs, rounding, doubtful = state.logs[order], state.rounding[order], state.doubtful[order]
+    logs, relative, doubtful = state.logs[order], state.rounding[order], state.doubtful[order]
+    contribution = jnp.max(size * lg.relative(state.logs, order[0]), axis=1)
     A = jnp.where(jnp.isfinite(logs.hi), permuted(A, order, axis=1), 0)
-
-    Q, R = row_sorted_qr(A, jnp.max(jnp.abs(A) * lg.relative(logs), axis=1))
-
-    R, doubted, noise = _without_noise(Q, R, rows)
+    Q, R = row_sorted_qr(A, contribution)
+    R, first, doubted, noise = _without_noise(Q, R, rows)
     if rank is not None:
         live = jnp.any(R != 0, axis=1)
         excess = jnp.sum(live) - rank
         dead = doubted & (jnp.cumsum(doubted[::-1])[::-1] <= excess)
         R, doubted = jnp.where(dead[:, None], 0, R), doubted & ~dead
     m = R.shape[0]
-    N, logs = lg.scale_columns(R, logs)
+    doubted = doubted | stopped(R[jnp.arange(m), first])
+    N, logs = lg.scale_columns(R, logs, first)
     U, logs = lg.normalize_rows(matmul(N, permuted(state.U, order)), logs)
     diagonal = lax.stop_gradient(jnp.abs(jnp.diagonal(R)))
-    relative = jnp.where(diagonal > 0, noise / jnp.where(diagonal > 0, diagonal, 1), 0)
-    return Graded(Q, logs, U, rounding[:m] + relative**2, doubtful[:m] | doubted, bad)
+    here = jnp.where(diagonal > 0, noise / jnp.where(diagonal > 0, diagonal, 1), 0)
+    return Graded(Q, logs, U, relative[:m] + here**2, doubtful[:m] | doubted, bad)
 
 
 def _square(state: Graded, A: Array) -> tuple[Graded, Array]:
@@ -118,15 +112,15 @@ def _square(state: Graded, A: Array) -> tuple[Graded, Array]:
     return widened, jnp.pad(A, [(0, 0), (0, extra)])
 
 
-def _without_noise(Q: Array, R: Array, rows: Array) -> tuple[Array, Array, Array]:
-    """R with its noise set to zero, which rows were nothing but noise, and the noise level of each row."""
-    info = jnp.finfo(R.dtype)
-    floor = RANGE * float(info.tiny) / float(info.eps)
-    noise = lax.stop_gradient(info.eps * matmul(jnp.abs(Q).T, rows) + jnp.asarray(floor, R.dtype))
+def _without_noise(Q: Array, R: Array, rows: Array) -> tuple[Array, Array, Array, Array]:
+    """R with its noise set to zero, the first column left of each row, which rows were nothing but noise, its levels."""
+    m, n = R.shape
+    noise = rounding(Q, rows)
     level = NOISE * noise[:, None]
     size = lax.stop_gradient(jnp.abs(R))
-    top = jnp.max(size, axis=1)
-    doubted = (top > 0) & (top <= level[:, 0])
-    clean = jnp.where(size <= level, 0, R)
-    own = jnp.eye(*R.shape, dtype=bool)
-    return jnp.where(doubted[:, None] & own, level, clean), doubted, noise
+    index = jnp.arange(n)
+    first = jnp.min(jnp.where(size > level, index, jnp.where(size > 0, n, n + 1)), axis=1)
+    doubted = first == n
+    own = jnp.eye(m, n, dtype=bool)
+    R = jnp.where(doubted[:, None] & own, level, jnp.where(size > level, R, 0))
+    return R, jnp.where(first < n, first, index[:m]), doubted, noise
