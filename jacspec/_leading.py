@@ -62,7 +62,7 @@ def push_block(chain: JacobianChain, X: Array) -> recursion.Graded:
 
     @jax.checkpoint
     def step(graded, J, t):
-        return recursion.extend(graded, J.push(graded.Q), t, thin=True)
+        return recursion.extend(graded, J.push(graded.Q), t)
 
     graded, _ = chain.fold(lambda c, J, t: (step(c, J, t), None), start, xs=jnp.arange(1, chain.length + 1))
     return graded

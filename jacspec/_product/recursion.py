@@ -57,7 +57,7 @@ def identity(n: int, dtype) -> Graded:
 
 
 def extend(
-    state: Graded, A: Array, step: Array | int = 0, *, rank: Array | int | None = None, thin: bool = False
+    state: Graded, A: Array, step: Array | int = 0, *, rank: Array | int | None = None
 ) -> Graded:
     """J P from P, given A = J Q.
 
@@ -67,10 +67,7 @@ def extend(
         step: the number of J, recorded if A is not finite.
         rank: a bound on the rank of J from its exactly zero columns; rows of noise beyond it are exact zeros. (Zero
             rows need no help.)
-        thin: keep the number of columns of Q where the step widens the network.
     """
-    if not thin:
-        state, A = _square(state, A)
     size = lax.stop_gradient(jnp.abs(A))
     rows, columns = norms(size), jnp.max(size, axis=0, initial=0)
     finite = in_range(rows)
@@ -96,20 +93,6 @@ def extend(
     diagonal = lax.stop_gradient(jnp.abs(jnp.diagonal(R)))
     here = jnp.where(diagonal > 0, noise / jnp.where(diagonal > 0, diagonal, 1), 0)
     return Graded(Q, logs, U, relative[:m] + here**2, doubtful[:m] | doubted, bad)
-
-
-def _square(state: Graded, A: Array) -> tuple[Graded, Array]:
-    """Pad with dead directions where the step widens the network, so that the next Q is square."""
-    extra = A.shape[0] - A.shape[1]
-    if extra <= 0:
-        return state, A
-
-    def pad(a, value: float = 0):
-        return jnp.pad(a, [(0, extra)] + [(0, 0)] * (a.ndim - 1), constant_values=value)
-
-    logs = lg.Logs(pad(state.logs.hi, -jnp.inf), pad(state.logs.lo))
-    widened = Graded(state.Q, logs, pad(state.U), pad(state.rounding), pad(state.doubtful, False), state.bad)
-    return widened, jnp.pad(A, [(0, 0), (0, extra)])
 
 
 def _without_noise(Q: Array, R: Array, rows: Array) -> tuple[Array, Array, Array, Array]:
