@@ -36,15 +36,16 @@ def leading_values(chain: JacobianChain, k: int) -> tuple[recursion.Graded, Arra
     tolerance = 8 * jnp.finfo(dtype).eps
 
     def trip(state):
-        S, previous, values, count, _ = state
+        S, previous, old, count, _ = state
         graded = push_block(fixed, S)
         done = finish(graded.logs, graded.U)
-        X = matmul(S, done.right[:, :width])
-        back = pull_block(fixed, graded.Q[:, :width])
+        V, values = done.right[:, :width], done.log_singular_values[:width]
+        X = matmul(S, V)
+        back = pull_block(fixed, matmul(graded.Q, _images(graded, V, values)))
         directions = _off(jnp.concatenate([back, previous], axis=1), X)
         S, _ = qr(jnp.concatenate([X, directions], axis=1))
-        new = done.log_singular_values[:k]
-        moved = jnp.max(jnp.where(new == values, 0, jnp.abs(new - values) / jnp.maximum(jnp.abs(new), 1)))
+        new = values[:k]
+        moved = jnp.max(jnp.where(new == old, 0, jnp.abs(new - old) / jnp.maximum(jnp.abs(new), 1)))
         return S, X, new, count + 1, moved
 
     def going(state):
@@ -71,6 +72,18 @@ def push_block(chain: JacobianChain, X: Array) -> recursion.Graded:
 def pull_block(chain: JacobianChain, Y: Array) -> Array:
     """Orthonormal columns that span P^T Y."""
     return chain.fold(lambda Q, J, _: (qr(J.pull(Q))[0], None), Y, reverse=True)[0]
+
+
+def _images(graded: recursion.Graded, V: Array, values: Array) -> Array:
+    """diag(e^l) U V diag(e^-values), the left singular vectors in the basis Q.
+
+    An entry is at most 1. Where l_i is far above a value, what e^(l_i - value) magnifies is rounding: it lies along the
+    vectors of larger values, which are in the block too, and is cut to 1.
+    """
+    depth = graded.logs.hi[:, None] - values + graded.logs.lo[:, None]
+    live = jnp.isfinite(graded.logs.hi)[:, None] & jnp.isfinite(values)
+    most = -2 * jnp.log(jnp.finfo(V.dtype).eps)
+    return jnp.where(live, jnp.clip(jnp.exp(jnp.minimum(depth, most)) * matmul(graded.U, V), -1, 1), 0)
 
 
 def _off(V: Array, X: Array) -> Array:

@@ -163,9 +163,7 @@ def test_verify_covers_what_no_algorithm_resolves():
     assert jnp.isnan(js.spectrum(chain_of(Js)).error).all()
 
 
-@pytest.mark.parametrize(
-    "family", ["gauss", *(pytest.param(name, marks=pytest.mark.slow) for name in ("residual", "orth"))]
-)
+@pytest.mark.parametrize("family", ["gauss", "residual", "orth"])
 def test_the_leading_values_by_push_and_pull_alone(family):
     n, k = 60, 3
     assert 3 * (k + _leading.GUARD) < n  # the block search really runs

@@ -56,9 +56,7 @@ def identity(n: int, dtype) -> Graded:
     return Graded(eye, lg.zeros(n, dtype), eye, jnp.zeros(n, dtype), jnp.zeros(n, bool), jnp.asarray(-1))
 
 
-def extend(
-    state: Graded, A: Array, step: Array | int = 0, *, rank: Array | int | None = None
-) -> Graded:
+def extend(state: Graded, A: Array, step: Array | int = 0, *, rank: Array | int | None = None) -> Graded:
     """J P from P, given A = J Q.
 
     Args:
