@@ -16,9 +16,6 @@ NOISE = 4.0
 STOPPED = 1024.0
 """An entry below STOPPED * tiny / eps may be made of a slope that was stopped short of underflow: an upper bound."""
 
-COUNTED = 256
-"""Up to so many entries the order is found by comparing all pairs."""
-
 
 @jax.custom_jvp
 def qr(A: Array) -> tuple[Array, Array]:
@@ -89,17 +86,16 @@ def permuted(A: Array, order: Array, axis: int = 0) -> Array:
 def descending(size: Array) -> tuple[Array, Array]:
     """The order of descending `size` (n,), equal entries as they come and NaN as -inf, and its inverse.
 
-    Where entries are few, counting those that go before each one takes a fraction of the time of XLA's sort.
+    Sizes count as equal where they agree but for the last log2(n) bits, whose place in the key the index takes: XLA sorts
+    one array of integers in a fraction of the time of a key and its index.
     """
     size = lax.stop_gradient(size)
-    size = jnp.where(jnp.isnan(size), -jnp.inf, size)
-    if size.size > COUNTED:
-        order = jnp.argsort(-size)
-        return order, inverse(order)
-    index = jnp.arange(size.size)
-    before = (size > size[:, None]) | ((size == size[:, None]) & (index < index[:, None]))
-    place = jnp.sum(before, axis=1)
-    return inverse(place), place
+    width = jnp.int64 if size.dtype.itemsize == 8 else jnp.int32
+    bits = lax.bitcast_convert_type(jnp.where(jnp.isnan(size), -jnp.inf, size), width)
+    ascending = jnp.where(bits < 0, bits ^ jnp.iinfo(width).max, bits)  # as integers they are ordered like the floats
+    low = (1 << (max(size.size, 1) - 1).bit_length()) - 1
+    order = lax.sort((~ascending & ~low) | jnp.arange(size.size, dtype=width)) & low
+    return order, inverse(order)
 
 
 def inverse(order: Array) -> Array:
