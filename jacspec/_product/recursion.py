@@ -1,6 +1,6 @@
 """The graded QR recursion: P_t = J_t ... J_1 held as Q_t diag(e^{l_t}) U_t.
 
-Q is square and orthogonal, l a pair of logs, U has unit rows and stays well conditioned. One step:
+Q has orthonormal columns, l is a pair of logs, U has unit rows and stays well conditioned. One step:
 
     A = J Q                                the caller's push
     A Pi = Q' R                            columns sorted by l_j + log max_i abs(A_ij), rows by max_j abs(A_ij) e^{l_j}
@@ -31,14 +31,14 @@ from jacspec.operators import matmul, norms
 
 
 class Graded(NamedTuple):
-    """P = Q diag(e^l) U with P of shape (m, n).
+    """P = Q diag(e^l) U with P of shape (m, n), k the narrowest width so far.
 
     Attributes:
-        Q: (m, m), orthogonal.
-        logs: l, m entries; -inf for an exact zero.
-        U: (m, n), unit rows, zero where l = -inf.
-        rounding: (m,), sum over steps of the squared relative rounding of each row.
-        doubtful: (m,), rows whose value is an upper bound.
+        Q: (m, k), orthonormal columns.
+        logs: l, k entries; -inf for an exact zero.
+        U: (k, n), unit rows, zero where l = -inf.
+        rounding: (k,), sum over steps of the squared relative rounding of each row.
+        doubtful: (k,), rows whose value is an upper bound.
         bad: index (from 1) of the first step with a NaN or Inf or out of range, -1 if none.
     """
 
@@ -61,7 +61,7 @@ def extend(state: Graded, A: Array, step: Array | int = 0, *, rank: Array | int 
 
     Args:
         state: P.
-        A: (m', m).
+        A: (m', k).
         step: the number of J, recorded if A is not finite.
         rank: a bound on the rank of J from its exactly zero columns; rows of noise beyond it are exact zeros. (Zero
             rows need no help.)
