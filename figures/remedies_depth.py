@@ -13,8 +13,7 @@ Deep networks learn the handwritten digits of scikit-learn by SGD: 60 layers of 
 100, 100 and 1000), rate 0.02, batches of 50; the same batches and as many seeds for every row, nothing tuned for a row;
 tanh units where nothing else is said. Gray: chance; outputs that are not finite are wrong, which puts networks that
 explode at 0. (a) Held-out accuracy after training, all seeds. (b) Growth of the gradient from the last layer to the
-first before training, ln of the ratio of its norms: negative where it vanishes,
-positive where it explodes. (c) 100 plain layers with orthogonal weights times a gain, accuracy of all seeds; dotted: the
+first before training, ln of the ratio of its norms: negative where it vanishes, positive where it explodes. (c) 100 plain layers with orthogonal weights times a gain, accuracy of all seeds; dotted: the
 edge of chaos, gain 1 for tanh and the square root of 2 for ReLU. tanh networks train around it. Plain ReLU networks of
 this depth train at no gain within this budget, though their gradients keep their length at the edge: there all inputs
 have become parallel. (d) BatchNorm before ReLU without residual connections against depth: squared gradients grow by

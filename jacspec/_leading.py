@@ -41,7 +41,7 @@ def leading_values(chain: JacobianChain, k: int) -> tuple[recursion.Graded, Arra
         done = finish(graded.logs, graded.U)
         V, values = done.right[:, :width], done.log_singular_values[:width]
         X = matmul(S, V)
-        back = pull_block(fixed, matmul(graded.Q, _images(graded, V, values)))
+        back = pull_block(fixed, matmul(graded.Q, _left_vectors(graded, V, values)))
         directions = _off(jnp.concatenate([back, previous], axis=1), X)
         S, _ = qr(jnp.concatenate([X, directions], axis=1))
         new = values[:k]
@@ -74,10 +74,10 @@ def pull_block(chain: JacobianChain, Y: Array) -> Array:
     return chain.fold(lambda Q, J, _: (qr(J.pull(Q))[0], None), Y, reverse=True)[0]
 
 
-def _images(graded: recursion.Graded, V: Array, values: Array) -> Array:
-    """diag(e^l) U V diag(e^-values), the left singular vectors in the basis Q.
+def _left_vectors(graded: recursion.Graded, V: Array, values: Array) -> Array:
+    """The left singular vectors in the basis Q, diag(e^l) U V diag(e^-values), (k, width).
 
-    An entry is at most 1. Where l_i is far above a value, what e^(l_i - value) magnifies is rounding: it lies along the
+    V (n, width) holds right singular vectors of diag(e^l) U, `values` (width,) their log singular values. An entry is at most 1. Where l_i is far above a value, what e^(l_i - value) magnifies is rounding: it lies along the
     vectors of larger values, which are in the block too, and is cut to 1.
     """
     depth = graded.logs.hi[:, None] - values + graded.logs.lo[:, None]

@@ -15,7 +15,7 @@ from jax import Array, lax
 
 from jacspec import _checks
 from jacspec._links import Listed
-from jacspec._product.orthogonal import NOISE, in_range, inverse, permuted, rounding, row_sorted_qr, stopped
+from jacspec._product.orthogonal import NOISE, in_range, inverse, permuted, row_rounding, row_sorted_qr, stopped
 from jacspec._pytree import pytree
 from jacspec.chain import JacobianChain
 from jacspec.operators import norms
@@ -134,7 +134,7 @@ def _exponents(chain: JacobianChain, k: int, qr_every: int, transient: int) -> L
         # a nonzero row for every direction that survives: the rest are dead by structure, whatever QR makes of them
         alive = alive & (jnp.arange(k) < jnp.sum(size > 0)) & (diagonal > 0)
         growth = jnp.where(alive, jnp.log(jnp.where(alive, diagonal, 1)), -jnp.inf)
-        doubtful = doubtful | (alive & ((diagonal <= NOISE * rounding(Q, size)) | stopped(diagonal)))
+        doubtful = doubtful | (alive & ((diagonal <= NOISE * row_rounding(Q, size)) | stopped(diagonal)))
         return jnp.where(alive, Q, 0), (doubtful, place), growth[place]
 
     @jax.checkpoint

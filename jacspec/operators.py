@@ -26,7 +26,7 @@ def norms(A: Array, axis: int = -1) -> Array:
     """Euclidean norms along `axis`, safe from overflow and underflow."""
     info = jnp.finfo(A.dtype)
     top = lax.stop_gradient(jnp.max(jnp.abs(A), axis=axis, keepdims=True, initial=0))
-    safe = jnp.clip(top, info.tiny, info.max / 8)  # what has a reciprocal that is neither zero nor infinite
+    safe = jnp.clip(top, info.tiny, 1 / info.tiny)  # their reciprocals are normal numbers
     square = jnp.sum((A / safe) ** 2, axis=axis)
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), square) * jnp.squeeze(safe, axis)
 

@@ -227,9 +227,9 @@ def _read(record: Any, steps: Array, first: Array, rank: int, count: int, vector
     done = finish(logs, U)
     more = count - rank
     values = jnp.pad(done.log_singular_values, (0, more), constant_values=-jnp.inf)
-    doubtful = jnp.where(graded.doubtful, graded.logs.hi, -jnp.inf)
-    doubtful = jnp.max(doubtful, initial=-jnp.inf) + 0.5 * jnp.log(jnp.maximum(jnp.sum(graded.doubtful), 1))
-    resolved = (values > doubtful) | (values == -jnp.inf)
+    largest = jnp.max(jnp.where(graded.doubtful, graded.logs.hi, -jnp.inf), initial=-jnp.inf)
+    alone = largest + 0.5 * jnp.log(jnp.maximum(jnp.sum(graded.doubtful), 1))  # what doubtful rows alone could reach
+    resolved = (values > alone) | (values == -jnp.inf)
     lost = values[0] - witness > 0.5 * math.log(count) + WITNESS  # the recursion grew on rounding alone
     resolved &= ~(lost | (witness > values[0] + 1))
     bad = jnp.where((first >= 0) & ((graded.bad < 0) | (first < graded.bad)), first, graded.bad)

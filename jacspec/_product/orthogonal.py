@@ -57,16 +57,22 @@ def row_sorted_qr(A: Array, size: Array) -> tuple[Array, Array]:
 
 
 def in_range(rows: Array) -> Array:
-    """Whether A, whose rows have these norms, can be factored: neither NaN nor Inf, and every norm has a reciprocal."""
-    return jnp.sum(rows) <= jnp.finfo(rows.dtype).max / 8
+    """Whether A, whose rows (m,) have these norms, can be factored: neither NaN nor Inf, and not next to overflow.
+
+    LAPACK divides by numbers up to twice the norm of a column; the reciprocal of one above 1 / tiny is no normal number.
+    """
+    return 2 * jnp.sum(rows) <= 1 / jnp.finfo(rows.dtype).tiny
 
 
-def rounding(Q: Array, rows: Array) -> Array:
+def row_rounding(Q: Array, rows: Array) -> Array:
     """What rounding and underflow leave uncertain in each row of R = Q^T A: eps sum_j abs(Q_ji) ||A_j|| + m tiny.
 
     Args:
         Q: (m, k).
         rows: (m,), the norms ||A_j||.
+
+    Returns:
+        (k,), in the units of A.
     """
     info = jnp.finfo(Q.dtype)
     return lax.stop_gradient(info.eps * matmul(jnp.abs(Q).T, rows) + Q.shape[0] * info.tiny)

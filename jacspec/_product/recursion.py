@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jacspec._product import logs as lg
-from jacspec._product.orthogonal import NOISE, descending, in_range, permuted, rounding, row_sorted_qr, stopped
+from jacspec._product.orthogonal import NOISE, descending, in_range, permuted, row_rounding, row_sorted_qr, stopped
 from jacspec.operators import matmul, norms
 
 
@@ -74,29 +74,29 @@ def extend(state: Graded, A: Array, step: Array | int = 0, *, rank: Array | int 
 
     weight = jnp.where(columns > 0, state.logs.hi + jnp.log(jnp.where(columns > 0, columns, 1)), -jnp.inf)
     order, _ = descending(weight)
-    logs, relative, doubtful = state.logs[order], state.rounding[order], state.doubtful[order]
+    logs, rounding, doubtful = state.logs[order], state.rounding[order], state.doubtful[order]
     contribution = jnp.max(size * lg.relative(state.logs, order[0]), axis=1)
     A = jnp.where(jnp.isfinite(logs.hi), permuted(A, order, axis=1), 0)
     Q, R = row_sorted_qr(A, contribution)
     R, first, doubted, noise = _without_noise(Q, R, rows)
-    if rank is not None:
-        live = jnp.any(R != 0, axis=1)
-        excess = jnp.sum(live) - rank
-        dead = doubted & (jnp.cumsum(doubted[::-1])[::-1] <= excess)
-        R, doubted = jnp.where(dead[:, None], 0, R), doubted & ~dead
     m = R.shape[0]
-    doubted = doubted | stopped(R[jnp.arange(m), first])
+    entry = R[jnp.arange(m), first]  # 0 for a zero row
+    if rank is not None:
+        excess = jnp.sum(entry != 0) - rank
+        dead = doubted & (jnp.cumsum(doubted[::-1])[::-1] <= excess)
+        R, entry, doubted = jnp.where(dead[:, None], 0, R), jnp.where(dead, 0, entry), doubted & ~dead
+    doubted = doubted | stopped(entry)
     N, logs = lg.scale_columns(R, logs, first)
     U, logs = lg.normalize_rows(matmul(N, permuted(state.U, order)), logs)
     diagonal = lax.stop_gradient(jnp.abs(jnp.diagonal(R)))
-    here = jnp.where(diagonal > 0, noise / jnp.where(diagonal > 0, diagonal, 1), 0)
-    return Graded(Q, logs, U, relative[:m] + here**2, doubtful[:m] | doubted, bad)
+    relative = jnp.where(diagonal > 0, noise / jnp.where(diagonal > 0, diagonal, 1), 0)
+    return Graded(Q, logs, U, rounding[:m] + relative**2, doubtful[:m] | doubted, bad)
 
 
 def _without_noise(Q: Array, R: Array, rows: Array) -> tuple[Array, Array, Array, Array]:
     """R with its noise set to zero, the first column left of each row, which rows were nothing but noise, its levels."""
     m, n = R.shape
-    noise = rounding(Q, rows)
+    noise = row_rounding(Q, rows)
     level = NOISE * noise[:, None]
     size = lax.stop_gradient(jnp.abs(R))
     index = jnp.arange(n)
