@@ -35,7 +35,7 @@ class LyapunovSpectrum:
         standard_error: (k,), nats per step, from the autocovariance of the history (Geyer's initial monotone
             sequence); NaN for fewer than four blocks.
         resolved: (k,), False below the precision floor, (lambda_1 - lambda_i) qr_every >= 0.8 log(1/eps), or where
-            an entry of R was noise.
+            an entry of R was noise or so small that it may be a slope stopped short of underflow.
         converged: False if the chain is not finite.
         first_nonfinite: index of the first state or step Jacobian with a NaN or Inf, or norms at the end of the
             dtype's range, -1 if none; values are then NaN.
