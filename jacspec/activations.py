@@ -2,9 +2,9 @@
 
 Derivatives are functions of the pre-activation a, so that a saturated unit gives the tiny number it has (sech^2 a) and
 not a false zero (1 - h^2). Where f' is not zero in exact arithmetic it never underflows: it stops at the smallest
-number that survives a product (`finfo.tiny / finfo.eps`). A zero of the table is a structural zero: a dead ReLU, a
-clipped hard tanh. At a NaN or an overflowed pre-activation f' is NaN (relu'(NaN) is not a dead unit). Kinks: relu'(0) = 0, leaky_relu'(0) = 1,
-hard_tanh'(+-1) = 1, and elu, selu take the left derivative at 0.
+number that survives a product (`jacspec.operators.smallest_factor`). A zero of the table is a structural zero: a dead
+ReLU, a clipped hard tanh. At a NaN or an overflowed pre-activation f' is NaN (relu'(NaN) is not a dead unit). Kinks:
+relu'(0) = 0, leaky_relu'(0) = 1, hard_tanh'(+-1) = 1, and elu, selu take the left derivative at 0.
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ from jax import Array
 from jax.scipy.special import ndtr
 
 from jacspec import _checks
+from jacspec.operators import smallest_factor
 
 LEAKY_SLOPE = 0.01
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
@@ -63,9 +64,8 @@ class Activation:
 def _without_false_zeros(d, a, structural_zeros):
     """The slope d at a: what underflowed stops short of zero, NaN where a is not finite."""
     if not structural_zeros:
-        info = jnp.finfo(d.dtype)
-        floor = jnp.asarray(float(info.tiny) / float(info.eps), d.dtype)
-        d = jnp.where(jnp.isfinite(a) & (jnp.abs(d) < floor), jnp.where(jnp.signbit(d), -floor, floor), d)
+        least = smallest_factor(d.dtype)
+        d = jnp.where(jnp.isfinite(a) & (jnp.abs(d) < least), jnp.copysign(least, d), d)
     return jnp.where(jnp.isfinite(a), d, jnp.nan)
 
 

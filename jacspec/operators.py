@@ -21,6 +21,12 @@ def matmul(A: Array, B: Array) -> Array:
     return jnp.matmul(A, B, precision=lax.Precision.HIGHEST)
 
 
+def smallest_factor(dtype) -> float:
+    """tiny / eps, the smallest number that survives a product: factors of a Jacobian that are not zero stop there."""
+    info = jnp.finfo(dtype)
+    return float(info.tiny) / float(info.eps)
+
+
 @functools.partial(jax.jit, static_argnames="axis")
 def norms(A: Array, axis: int = -1) -> Array:
     """Euclidean norms along `axis`, safe from overflow and underflow."""

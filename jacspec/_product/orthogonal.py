@@ -8,13 +8,13 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jacspec import _lapack
-from jacspec.operators import matmul
+from jacspec.operators import matmul, smallest_factor
 
 NOISE = 4.0
 """Entries of R below NOISE times their rounding are taken as noise."""
 
 STOPPED = 1024.0
-"""An entry below STOPPED * tiny / eps may be made of a slope that was stopped short of underflow: an upper bound."""
+"""Entries below STOPPED smallest factors may be made of a slope that was stopped short of underflow: upper bounds."""
 
 
 @jax.custom_jvp
@@ -80,8 +80,7 @@ def row_rounding(Q: Array, rows: Array) -> Array:
 
 def stopped(entry: Array) -> Array:
     """Whether an entry that is not zero may be an upper bound only; see `STOPPED`."""
-    info = jnp.finfo(entry.dtype)
-    return (entry != 0) & (jnp.abs(entry) <= STOPPED * float(info.tiny) / float(info.eps))
+    return (entry != 0) & (jnp.abs(entry) <= STOPPED * smallest_factor(entry.dtype))
 
 
 def permuted(A: Array, order: Array, axis: int = 0) -> Array:

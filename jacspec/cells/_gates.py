@@ -8,26 +8,21 @@ from jax import Array
 
 from jacspec import activations
 from jacspec.activations import Activation
-
-
-def _floor(dtype) -> Array:
-    """The smallest number that survives a product, as in `jacspec.activations`."""
-    info = jnp.finfo(dtype)
-    return jnp.asarray(float(info.tiny) / float(info.eps), dtype)
+from jacspec.operators import smallest_factor
 
 
 def product(*factors: Array) -> Array:
-    """The elementwise product; exactly zero only where a factor is, otherwise it stops at the floor."""
+    """The elementwise product; exactly zero only where a factor is, otherwise it stops at the smallest factor."""
     p = math.prod(factors[1:], start=factors[0])
     sign = math.prod(map(jnp.sign, factors[1:]), start=jnp.sign(factors[0]))
-    floor = _floor(p.dtype)
-    return jnp.where((sign != 0) & (jnp.abs(p) < floor), sign * floor, p)
+    least = smallest_factor(p.dtype)
+    return jnp.where((sign != 0) & (jnp.abs(p) < least), sign * least, p)
 
 
 def value(gate: Activation, a: Array) -> Array:
     """gate(a) as a factor of a Jacobian: a logistic gate never closes to exactly zero."""
     y = gate(a)
-    return jnp.maximum(y, _floor(y.dtype)) if gate is activations.TABLE["sigmoid"] else y
+    return jnp.maximum(y, smallest_factor(y.dtype)) if gate is activations.TABLE["sigmoid"] else y
 
 
 def complement(gate: Activation, a: Array) -> Array:
