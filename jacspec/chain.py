@@ -18,7 +18,7 @@ from jax.flatten_util import ravel_pytree
 from jacspec import _checks, _links, _steps
 from jacspec._links import Along, Listed, Shared, Stored, first_nonfinite, first_nonfinite_of, of_operators
 from jacspec._pytree import pytree
-from jacspec.operators import Linearized, Matrix, norms
+from jacspec.operators import Linearized, Matrix, units
 from jacspec.typing import Driver, State, Step
 
 
@@ -214,11 +214,10 @@ class JacobianChain:
 @jax.jit
 def rescale(V: Array) -> tuple[Array, Array]:
     """Unit columns and the logs of their norms; a zero column stays zero, with -inf; NaN where a norm is not finite."""
-    size = norms(V, axis=0)
+    V, size = units(V, axis=0)
     live = (size > 0) & (size < jnp.inf)
-    safe = jnp.where(live, size, 1)
-    log = jnp.where(live, jnp.log(safe), jnp.where(size == 0, -jnp.inf, jnp.nan))
-    return jnp.where(jnp.isnan(log), jnp.nan, V / safe), log
+    log = jnp.where(live, jnp.log(jnp.where(live, size, 1)), jnp.where(size == 0, -jnp.inf, jnp.nan))
+    return jnp.where(jnp.isnan(log), jnp.nan, V), log
 
 
 def jacobian_chain(

@@ -130,11 +130,12 @@ def _exponents(chain: JacobianChain, k: int, qr_every: int, transient: int) -> L
         order = inverse(moved)
         alive, doubtful, place = alive[order], doubtful[order], moved[place]
         Q, R = row_sorted_qr(permuted(V, order, axis=1), size)
-        diagonal = jnp.abs(jnp.diagonal(R))
+        diagonal, noise = jnp.abs(jnp.diagonal(R)), row_rounding(Q, size)
+        diagonal = jnp.where(diagonal > 0, diagonal, noise)  # what cancels to zero is noise
         # a nonzero row for every direction that survives: the rest are dead by structure, whatever QR makes of them
-        alive = alive & (jnp.arange(k) < jnp.sum(size > 0)) & (diagonal > 0)
+        alive = alive & (jnp.arange(k) < jnp.sum(size > 0))
         growth = jnp.where(alive, jnp.log(jnp.where(alive, diagonal, 1)), -jnp.inf)
-        doubtful = doubtful | (alive & ((diagonal <= NOISE * row_rounding(Q, size)) | stopped(diagonal)))
+        doubtful = doubtful | (alive & ((diagonal <= NOISE * noise) | stopped(diagonal)))
         return jnp.where(alive, Q, 0), (doubtful, place), growth[place]
 
     @jax.checkpoint

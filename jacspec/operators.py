@@ -28,13 +28,24 @@ def smallest_factor(dtype) -> float:
 
 
 @functools.partial(jax.jit, static_argnames="axis")
-def norms(A: Array, axis: int = -1) -> Array:
-    """Euclidean norms along `axis`, safe from overflow and underflow."""
+def units(A: Array, axis: int = -1) -> tuple[Array, Array]:
+    """A / ||A|| along `axis` (zero where A is) and the Euclidean norms, safe from overflow and underflow.
+
+    So are their derivatives, where those of A / norms(A) would divide by the square of the norm.
+    """
     info = jnp.finfo(A.dtype)
     top = lax.stop_gradient(jnp.max(jnp.abs(A), axis=axis, keepdims=True, initial=0))
     safe = jnp.clip(top, info.tiny, 1 / info.tiny)  # their reciprocals are normal numbers
-    square = jnp.sum((A / safe) ** 2, axis=axis)
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), square) * jnp.squeeze(safe, axis)
+    A = A / safe
+    square = jnp.sum(A**2, axis=axis, keepdims=True)
+    live = square > 0
+    length = jnp.sqrt(jnp.where(live, square, 1))
+    return A / length, jnp.squeeze(jnp.where(live, length, square) * safe, axis)
+
+
+def norms(A: Array, axis: int = -1) -> Array:
+    """Euclidean norms along `axis`, safe from overflow and underflow."""
+    return units(A, axis)[1]
 
 
 def row_norms(J: StepJacobian) -> Array:

@@ -43,8 +43,8 @@ class Spectrum:
     Attributes:
         log_singular_values: nats, descending; an exact zero is -inf.
         horizons: number of factors in each product.
-        resolved: False where the precision cannot see the value, which is then an upper bound; False throughout where
-            a vector pushed through the chain contradicts the largest value.
+        resolved: False where the precision cannot see the value, which is then an upper bound as a rule; False
+            throughout where a vector pushed through the chain contradicts the largest value.
         rounding: local estimate of the rounding, nats; blind to ill-conditioned data.
         error: bound on the error in nats where ``verify=True`` paid for it, else NaN. The sum of: the conditioning
             of the value with respect to one rounding of every row of every factor, the disagreement with the
@@ -227,9 +227,16 @@ def _read(record: Any, steps: Array, first: Array, rank: int, count: int, vector
     done = finish(logs, U)
     more = count - rank
     values = jnp.pad(done.log_singular_values, (0, more), constant_values=-jnp.inf)
-    largest = jnp.max(jnp.where(graded.doubtful, graded.logs.hi, -jnp.inf), initial=-jnp.inf)
-    alone = largest + 0.5 * jnp.log(jnp.maximum(jnp.sum(graded.doubtful), 1))  # what doubtful rows alone could reach
-    resolved = (values > alone) | (values == -jnp.inf)
+    row_logs = jax.lax.stop_gradient(graded.logs.hi)
+    largest = jnp.max(jnp.where(graded.doubtful, row_logs, -jnp.inf), initial=-jnp.inf)
+    doubtful = jnp.maximum(jnp.sum(graded.doubtful), 1).astype(values.dtype)
+    alone = largest + 0.5 * jnp.log(doubtful)  # what doubtful rows alone could reach
+    # of a live row a zero is only what rounding left
+    exact = jnp.arange(count) >= jnp.sum(row_logs > -jnp.inf)
+    cancelled = (values == -jnp.inf) & ~exact
+    smallest = jnp.min(jnp.where(values > -jnp.inf, values, jnp.inf))
+    values = jnp.where(cancelled, jnp.where(alone > -jnp.inf, jnp.minimum(alone, smallest), smallest), values)
+    resolved = (values > alone) & ~cancelled | exact
     lost = values[0] - witness > 0.5 * math.log(count) + WITNESS  # the recursion grew on rounding alone
     resolved &= ~(lost | (witness > values[0] + 1))
     bad = jnp.where((first >= 0) & ((graded.bad < 0) | (first < graded.bad)), first, graded.bad)

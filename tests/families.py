@@ -104,6 +104,52 @@ def rectangular(rng, n, T):
     return [rng.standard_normal((widths[t + 1], widths[t])) / np.sqrt(n) for t in range(T)]
 
 
+def _sizes(rng, n, dtype):
+    """Sizes over twenty-four decades, ten in float32."""
+    decades = 12 if dtype == np.float64 else 5
+    return 10.0 ** rng.uniform(-decades, decades, n)
+
+
+MIXTURE = {
+    "gauss": lambda rng, n, _: gaussian(rng, n),
+    "orthogonal": lambda rng, n, _: orthogonal(rng, n),
+    "rows of all sizes": lambda rng, n, dtype: _sizes(rng, n, dtype)[:, None] * gaussian(rng, n),
+    "columns of all sizes": lambda rng, n, dtype: gaussian(rng, n) * _sizes(rng, n, dtype),
+    "values of all sizes": lambda rng, n, dtype: orthogonal(rng, n) * _sizes(rng, n, dtype) @ orthogonal(rng, n),
+    "diagonal": lambda rng, n, dtype: np.diag(_sizes(rng, n, dtype)),
+    "arrow": lambda rng, n, dtype: np.diag(_sizes(rng, n, dtype)) + np.eye(n)[:1].T @ np.ones((1, n)),
+    "dead rows": lambda rng, n, _: (rng.random(n) < 0.8)[:, None] * gaussian(rng, n),
+    "dead columns": lambda rng, n, _: gaussian(rng, n) * (rng.random(n) < 0.85),
+    "sparse": lambda rng, n, _: gaussian(rng, n) * (rng.random((n, n)) < 0.5),
+    "triangular": lambda rng, n, _: np.triu(rng.standard_normal((n, n))),
+    "jordan": lambda rng, n, _: 0.9 * np.eye(n) + 10.0 ** rng.integers(-3, 4) * np.eye(n, k=1),
+    "identity": lambda rng, n, _: np.eye(n) + 1e-3 * gaussian(rng, n),
+    "integers": lambda rng, n, _: rng.integers(-2, 3, (n, n)),
+    "signs": lambda rng, n, _: rng.choice([-1.0, 1.0], (n, n)),
+    "rank one": lambda rng, n, _: rng.standard_normal((n, 1)) @ rng.standard_normal((1, n)),
+    "rank two": lambda rng, n, _: rng.standard_normal((n, 2)) @ rng.standard_normal((2, n)),
+    "nearly rank one": lambda rng, n, _: rng.standard_normal((n, 1)) + 10.0 ** rng.uniform(-12, -2) * gaussian(rng, n),
+    "any size": lambda rng, n, _: 10.0 ** rng.uniform(-20, 20) * gaussian(rng, n),
+    "hilbert": lambda rng, n, _: 1 / (np.arange(n)[:, None] + np.arange(n) + 1),
+    "nearly the same rows": lambda rng, n, _: gaussian(rng, n)[:1] * (1 + 1e-9 * (np.arange(n) == n - 1))[:, None],
+}
+
+
+def mixed(rng, n, T, dtype):
+    """Up to three kinds of the mixture: repeated with a period, drawn anew, or one and then another's transpose."""
+    kinds = rng.choice(list(MIXTURE), rng.integers(1, 4), replace=False)
+    draw = lambda: np.asarray(MIXTURE[rng.choice(kinds)](rng, n, dtype), dtype)
+    base = [draw() for _ in range(rng.integers(1, 6))]
+    match rng.integers(3):
+        case 0:
+            steps = [base[t % len(base)] for t in range(T)]
+        case 1:
+            steps = [draw() for _ in range(T)]
+        case _:
+            steps = [base[0] if t < T // 2 else base[-1].T for t in range(T)]
+    return np.stack(steps), ", ".join(kinds)
+
+
 def product(Js, n, digits):
     with mp.workdps(digits):
         P = mp.eye(n)

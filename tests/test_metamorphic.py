@@ -386,3 +386,19 @@ def test_steps_whose_squares_leave_the_range_of_the_dtype(dtype, scale):
     shift, tolerance = T * np.log(float(dtype(scale))), 100 * T * T * np.log(1e300) * np.finfo(dtype).eps
     np.testing.assert_allclose(A(dtype(scale) * Js, dtype), A(Js, dtype) + shift, rtol=0, atol=tolerance)
     np.testing.assert_allclose(B(dtype(scale) * Js, dtype), B(Js, dtype) + shift, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize(("dtype", "scales"), [(np.float64, (1e300, 1e-300)), (np.float32, (1e30, 1e-30))])
+def test_gradients_of_steps_whose_squares_leave_the_range_of_the_dtype(dtype, scales):
+    """Each question is homogeneous in every step: sum_ij J_ij d/dJ_ij gives its degree."""
+    Js = families.gauss(np.random.default_rng(7), N, T).astype(dtype)
+    for ask, degree in (
+        (lambda chain: jnp.sum(js.log_singular_values(chain)), N),
+        (lambda chain: js.log_gradient_norms(chain, jnp.ones(N, dtype))[0], 1),
+        (lambda chain: chain.push(jnp.ones(N, dtype))[1], 1),
+    ):
+        slope = jax.jit(jax.grad(lambda Js, ask=ask: ask(js.JacobianChain.from_matrices(Js, check=False))))
+        for scale in scales:
+            steps = dtype(scale) * Js
+            found = jnp.sum(slope(jnp.asarray(steps)) * steps, axis=(1, 2))
+            np.testing.assert_allclose(found, degree, rtol=1e4 * np.finfo(dtype).eps)

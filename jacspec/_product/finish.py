@@ -93,14 +93,22 @@ def attached_jvp(primals, tangents):
     logs, U = _once(logs, U)
     # Rows and values of zero scale become rows and columns of the identity. Live ones come first on both sides.
     order = jnp.argsort(-logs.hi)
-    live, kept = jnp.isfinite(logs.hi[order]), jnp.isfinite(values)
+    live, kept = jnp.isfinite(logs.hi[order]), jnp.any(right != 0, axis=0)  # no vector: an exact zero
     dl = jnp.where(live, (dlogs.hi + dlogs.lo)[order], 0)
     dU = jnp.where(live[:, None], dU[order], 0)
     V = jnp.where(kept, right, 0)
     M = jnp.where(live[:, None], matmul(U[order], V), 0)
-    inverse = _lapack.inverse(M + jnp.diag(jnp.where(kept, 0, 1).astype(M.dtype)))
+    inverse = _inverse(M + jnp.diag(jnp.where(kept, 0, 1).astype(M.dtype)))
     inverse = jnp.where(kept[:, None] & live, inverse, 0)
     return values, matmul(inverse * M.T, dl) + jnp.sum(inverse * matmul(dU, V).T, axis=1)
+
+
+def _inverse(M: Array) -> Array:
+    """M^-1, or (M^T M + eps)^-1 M^T where M is singular: parallel rows of noise then leave the others alone."""
+    eps, eye = float(jnp.finfo(M.dtype).eps), jnp.eye(M.shape[0], dtype=M.dtype)
+    inverse = _lapack.inverse(M)
+    damped = matmul(_lapack.inverse(matmul(M.T, M) + eps * eye), M.T)
+    return jnp.where(jnp.max(jnp.abs(inverse), initial=0) < eps**-0.75, inverse, damped)
 
 
 @jax.custom_jvp

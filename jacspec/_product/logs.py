@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jacspec.operators import norms
+from jacspec.operators import units
 
 
 class Logs(NamedTuple):
@@ -47,10 +47,9 @@ def add(logs: Logs, x: Array, live: Array) -> Logs:
 
 def normalize_rows(N: Array, logs: Logs) -> tuple[Array, Logs]:
     """diag(e^l) N with unit rows: the norms move into the logs; a zero row becomes an exact -inf."""
-    norm = norms(N)
+    U, norm = units(N)
     live = (norm > 0) & jnp.isfinite(logs.hi)
-    norm = jnp.where(live, norm, 1)
-    return jnp.where(live[:, None], N / norm[:, None], 0), add(logs, jnp.log(norm), live)
+    return jnp.where(live[:, None], U, 0), add(logs, jnp.log(jnp.where(live, norm, 1)), live)
 
 
 def scale_columns(R: Array, logs: Logs, first: Array | None = None) -> tuple[Array, Logs]:
@@ -68,16 +67,16 @@ def scale_columns(R: Array, logs: Logs, first: Array | None = None) -> tuple[Arr
     hi = jnp.where(columns, logs.hi, 0)
     own = Logs(hi[first], logs.lo[first])
     ratio = (hi - own.hi[:, None]) + (logs.lo - own.lo[:, None])
-    return jnp.where(live, R * jnp.exp(jnp.minimum(ratio, _most(R.dtype))), 0), own
+    return jnp.where(live, R * jnp.exp(jnp.minimum(ratio, most(R.dtype))), 0), own
 
 
 def relative(logs: Logs, leading: Array | int = 0) -> Array:
     """e^(l - l_leading), held off underflow: sizes beside one entry, the largest or nearly so; 0 where l = -inf."""
-    live, most = jnp.isfinite(logs.hi), _most(logs.hi.dtype)
+    live, bound = jnp.isfinite(logs.hi), most(logs.hi.dtype)
     depth = jnp.where(live, logs.hi - logs.hi[leading], 0)
-    return lax.stop_gradient(jnp.where(live, jnp.exp(jnp.clip(depth, -most, most)), 0))
+    return lax.stop_gradient(jnp.where(live, jnp.exp(jnp.clip(depth, -bound, bound)), 0))
 
 
-def _most(dtype) -> float:
+def most(dtype) -> float:
     """The largest exponent that does not overflow."""
     return math.log(float(jnp.finfo(dtype).max)) - 1

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jacspec import _lapack
-from jacspec.operators import matmul, smallest_factor
+from jacspec.operators import matmul, norms, smallest_factor
 
 NOISE = 4.0
 """Entries of R below NOISE times their rounding are taken as noise."""
@@ -23,7 +23,7 @@ def qr(A: Array) -> tuple[Array, Array]:
 
     The derivative is that of the thin factorization, dR = triu(Q^T dA - W R), dQ = Q W + (I - Q Q^T) dA R1^-1, with R1
     the leading k x k block, W = L - L^T and L the strictly lower part of Q^T dA R1^-1. A dead column
-    (R_ii = 0) moves nothing: the direction of Q that belongs to it is arbitrary, so its tangent is zero.
+    (R_ii zero or noise) moves nothing: the direction of Q that belongs to it is arbitrary, so its tangent is zero.
     """
     return _lapack.qr(A)
 
@@ -33,8 +33,8 @@ def _qr_jvp(primals, tangents):
     (A,), (dA,) = primals, tangents
     Q, R = qr(A)
     k = R.shape[0]
-    dead = jnp.diagonal(R) == 0
-    R1 = R[:, :k] + jnp.diag(jnp.where(dead, 1, 0).astype(R.dtype))
+    dead = jnp.abs(jnp.diagonal(R)) <= NOISE * row_rounding(Q, norms(A))
+    R1 = jnp.where(dead[:, None], jnp.eye(k, dtype=R.dtype), R[:, :k])
     X = jnp.where(dead, 0, _lapack.divide_right(dA[:, :k], R1))
     C = matmul(Q.T, X)
     L = jnp.tril(C, -1)

@@ -186,12 +186,3 @@ class Projected:
         """``slope``, ``normalization gain`` and ``weight`` (normalized); ``normalized state`` where there is one."""
         out = {"slope": self.slope, "normalization gain": self.gain, "weight": self.weight}
         return out if self.direction is None else out | {"normalized state": self.direction}
-
-
-@jax.jit
-def unit_rows(W: Array) -> tuple[Array, Array]:
-    """Rows of W divided by their norms (a zero row stays zero), and whether each row is zero."""
-    top = jax.lax.stop_gradient(jnp.max(jnp.abs(W), axis=-1, keepdims=True))
-    zero = top == 0
-    W = W / jnp.where(zero, 1, top)
-    return W / jnp.where(zero, 1, norms(W)[:, None]), zero[:, 0]

@@ -16,7 +16,7 @@ from jacspec._pytree import pytree, static
 from jacspec.activations import Activation
 from jacspec.layers import _operators, _parameters
 from jacspec.layers._operators import Projected
-from jacspec.operators import matmul, norms
+from jacspec.operators import matmul, norms, units
 
 
 @pytree
@@ -70,12 +70,12 @@ class CosineNorm:
         object.__setattr__(self, "epsilon", _parameters.epsilon("CosineNorm", self.epsilon))
 
     def _unit_rows(self):
-        return _operators.unit_rows(_operators.centered(self.W, -1) if self.centered else self.W)
+        return units(_operators.centered(self.W, -1) if self.centered else self.W)
 
     @property
     def zero_rows(self) -> Array:
         """Which rows of W (centered: of W minus their means) are zero, (m,)."""
-        return self._unit_rows()[1]
+        return self._unit_rows()[1] == 0
 
     def _parts(self, h):
         """Unit rows w, direction u, radius r and pre-activation a."""

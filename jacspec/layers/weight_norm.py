@@ -11,9 +11,9 @@ from jax import Array
 from jacspec import activations
 from jacspec._pytree import pytree, static
 from jacspec.activations import Activation
-from jacspec.layers import _operators, _parameters
+from jacspec.layers import _parameters
 from jacspec.layers._operators import Projected
-from jacspec.operators import matmul
+from jacspec.operators import matmul, norms, units
 
 
 @pytree
@@ -59,12 +59,12 @@ class WeightNorm:
     @property
     def zero_rows(self) -> Array:
         """Which rows of V are zero, (m,)."""
-        return _operators.unit_rows(self.V)[1]
+        return norms(self.V) == 0
 
     @property
     def W(self) -> Array:
         """The weights g_i V_i / ||V_i||, (m, n)."""
-        unit, _ = _operators.unit_rows(self.V)
+        unit = units(self.V)[0]
         return unit if self.g is None else self.g[:, None] * unit
 
     def preactivation(self, h: Array) -> Array:
@@ -82,5 +82,5 @@ class WeightNorm:
         """diag(f'(a) g) V/||V||; its factors are ``slope``, ``normalization gain`` g and ``weight`` V/||V||."""
         del x
         slope = activations.get(self.activation).derivative(self.preactivation(h))
-        unit, _ = _operators.unit_rows(self.V)
+        unit = units(self.V)[0]
         return Projected(slope, jnp.ones_like(unit[:, 0]) if self.g is None else self.g, unit)
