@@ -29,7 +29,9 @@ class Adjoints:
     Attributes:
         directions: unit-scaled gradients, the state's pytree with a leading axis T+1 (a list where widths change);
             zero where the gradient is exactly zero.
-        log_norms: (T+1,), log of the Euclidean norm of dE/dh_t, nats; -inf for an exact zero.
+        log_norms: (T+1,), log of the Euclidean norm of dE/dh_t, nats; -inf for an exact zero. An upper bound where a
+            slope lies below the dtype's range and was stopped short of zero: tanh' beyond a = 36 in float32, 336 in
+            float64.
     """
 
     directions: State

@@ -231,12 +231,11 @@ def _read(record: Any, steps: Array, first: Array, rank: int, count: int, vector
     largest = jnp.max(jnp.where(graded.doubtful, row_logs, -jnp.inf), initial=-jnp.inf)
     doubtful = jnp.maximum(jnp.sum(graded.doubtful), 1).astype(values.dtype)
     alone = largest + 0.5 * jnp.log(doubtful)  # what doubtful rows alone could reach
-    # of a live row a zero is only what rounding left
     exact = jnp.arange(count) >= jnp.sum(row_logs > -jnp.inf)
-    cancelled = (values == -jnp.inf) & ~exact
+    cancelled = (values == -jnp.inf) & ~exact  # what rounding left of a row that is not zero
     smallest = jnp.min(jnp.where(values > -jnp.inf, values, jnp.inf))
-    values = jnp.where(cancelled, jnp.where(alone > -jnp.inf, jnp.minimum(alone, smallest), smallest), values)
-    resolved = (values > alone) & ~cancelled | exact
+    values = jnp.where(cancelled, jnp.minimum(jnp.where(alone > -jnp.inf, alone, jnp.inf), smallest), values)
+    resolved = exact | (values > alone) & ~cancelled
     lost = values[0] - witness > 0.5 * math.log(count) + WITNESS  # the recursion grew on rounding alone
     resolved &= ~(lost | (witness > values[0] + 1))
     bad = jnp.where((first >= 0) & ((graded.bad < 0) | (first < graded.bad)), first, graded.bad)

@@ -44,7 +44,7 @@ class Finished(NamedTuple):
 
     Attributes:
         log_singular_values: (m,), natural logs, descending; -inf for exact zeros. NaN where the input had a NaN.
-        right: (n, m), right singular vectors as columns; columns of zero singular values are finite and arbitrary.
+        right: (n, m), right singular vectors as columns, zero where the singular value is.
         sweeps: rotations of the whole matrix, scalar int.
         off: largest abs cosine left between two rows, measured on the rows returned; scalar.
         converged: ``off <= 4 eps sqrt(max(m, 4))``, scalar bool.
@@ -93,7 +93,7 @@ def attached_jvp(primals, tangents):
     logs, U = _once(logs, U)
     # Rows and values of zero scale become rows and columns of the identity. Live ones come first on both sides.
     order = jnp.argsort(-logs.hi)
-    live, kept = jnp.isfinite(logs.hi[order]), jnp.any(right != 0, axis=0)  # no vector: an exact zero
+    live, kept = jnp.isfinite(logs.hi[order]), jnp.isfinite(values) & jnp.any(right != 0, axis=0)
     dl = jnp.where(live, (dlogs.hi + dlogs.lo)[order], 0)
     dU = jnp.where(live[:, None], dU[order], 0)
     V = jnp.where(kept, right, 0)
