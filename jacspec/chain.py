@@ -79,6 +79,8 @@ class JacobianChain:
                 raise TypeError(_checks.message("JacobianChain", "index", "must be an integer", repr(end), "0..T"))
         start, stop, _ = window.indices(self.length)
         cut = self.links.window(slice(start, max(start, stop)))
+        if self.links.like(0) is None:  # matrices without states: one that is not finite spoils no other
+            return _with_matrices(cut)
         inside = (self.first_nonfinite >= 0) & (self.first_nonfinite <= stop)
         return JacobianChain(cut, jnp.where(inside, jnp.maximum(self.first_nonfinite - start, 0), -1))
 
@@ -161,6 +163,7 @@ class JacobianChain:
             if Js.shape[0] > 1 and Js.shape[1] != Js.shape[2]:
                 shapes = f"shapes {Js.shape[1:]} and {Js.shape[1:]}"
                 raise ValueError(_checks.message(name, "jacobians", "do not follow at steps 0 and 1", shapes, "(n, n)"))
+            Js = Js if Js.shape[1] == Js.shape[2] else list(Js)
         else:
             if not isinstance(Js, Iterable):
                 got, want = type(Js).__name__, "(T, n, n) or a sequence of matrices"

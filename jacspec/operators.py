@@ -31,16 +31,16 @@ def smallest_factor(dtype) -> float:
 def units(A: Array, axis: int = -1) -> tuple[Array, Array]:
     """A / ||A|| along `axis` (zero where A is) and the Euclidean norms, safe from overflow and underflow.
 
-    So are their derivatives, where those of A / norms(A) would divide by the square of the norm.
+    So are their derivatives, where those of A / norms(A) would divide by the square of the norm. They are 0 at zero.
     """
     info = jnp.finfo(A.dtype)
     top = lax.stop_gradient(jnp.max(jnp.abs(A), axis=axis, keepdims=True, initial=0))
-    safe = jnp.clip(top, info.tiny, 1 / info.tiny)  # their reciprocals are normal numbers
+    safe = jnp.where(top == 0, 1, jnp.clip(top, info.tiny, 1 / info.tiny))  # their reciprocals are normal numbers
     A = A / safe
     square = jnp.sum(A**2, axis=axis, keepdims=True)
     live = square > 0
     length = jnp.sqrt(jnp.where(live, square, 1))
-    return A / length, jnp.squeeze(jnp.where(live, length, square) * safe, axis)
+    return jnp.where(square == 0, 0, A / length), jnp.squeeze(jnp.where(live, length, square) * safe, axis)
 
 
 def norms(A: Array, axis: int = -1) -> Array:
@@ -246,12 +246,18 @@ class Linearized:
 
     def push(self, V: Array) -> Array:
         """J V by one linearization, mapped over the columns."""
-        _, jvp = jax.linearize(*self._flat())
+        f, flat = self._flat()
+        if V.dtype != flat.dtype:  # in low precision J is rounded, and V is not
+            return matmul(self.dense().astype(V.dtype), V)
+        _, jvp = jax.linearize(f, flat)
         return jax.vmap(jvp, in_axes=1, out_axes=1)(V)
 
     def pull(self, U: Array) -> Array:
         """J^T U by one linearization, mapped over the columns."""
-        _, vjp = jax.vjp(*self._flat())
+        f, flat = self._flat()
+        if U.dtype != flat.dtype:
+            return matmul(self.dense().T.astype(U.dtype), U)
+        _, vjp = jax.vjp(f, flat)
         return jax.vmap(lambda u: vjp(u)[0], in_axes=1, out_axes=1)(U)
 
     def dense(self) -> Array:

@@ -44,7 +44,7 @@ class ParameterGradients:
     Attributes:
         step: a pytree like the step's parameters (summed over time): one number a leaf; for a list of layers, a list
             of such pytrees.
-        drivers: a pytree like xs: (T,) numbers a leaf, one for every driver; None for leaves that are not floating.
+        drivers: a pytree like xs: (T,) numbers a leaf, one for every driver; NaN for leaves that are not floating.
         step_total: log norm over all parameters of the step; for a list of layers, one number a layer, (L,).
         driver_totals: (T,), log norm over all leaves of each driver; None without floating drivers.
     """
@@ -152,12 +152,17 @@ def _split(tree: Any) -> tuple[list[Array], Callable]:
 def _log_norms(leaves: Sequence[Array]) -> tuple[list[Array], Array]:
     """Log norms of the leaves, and of all of them together."""
     each = [rescale(leaf.reshape(-1, 1))[1][0] for leaf in leaves]
-    if not each:
-        return each, jnp.asarray(-jnp.inf)
-    stacked = jnp.stack(each)
+    return each, _together(each)
+
+
+def _together(logs: Sequence[Array]) -> Array:
+    """log sqrt(sum_i e^(2 l_i))."""
+    if not logs:
+        return jnp.asarray(-jnp.inf)
+    stacked = jnp.stack(logs)
     top = jnp.max(stacked)
     safe = jnp.where(top == -jnp.inf, 0, top)
-    return each, safe + 0.5 * jnp.log(jnp.sum(jnp.exp(2 * (stacked - safe))))
+    return safe + 0.5 * jnp.log(jnp.sum(jnp.exp(2 * (stacked - safe))))
 
 
 def _slices(before: State, found: Adjoints):
@@ -183,34 +188,32 @@ def _lag_terms(program: Any, states: State, drivers: Driver, found: Adjoints, ke
 @jax.jit
 def _summed(program: Any, states: State, drivers: Driver, found: Adjoints) -> ParameterGradients:
     parameters, rebuild = _split(program)
-    sizes = [p.size for p in parameters]
     dtype = found.log_norms.dtype
 
-    def body(total, item):
+    def body(totals, item):
         (h, direction, log), x = item
         inputs, rebuild_x = _split(x)
         _, vjp = jax.vjp(lambda p, v: rebuild(p)(h, rebuild_x(v)), parameters, inputs)
         by_parameter, by_driver = vjp(direction)
-        flat = jnp.concatenate([leaf.ravel() for leaf in by_parameter] or [jnp.zeros(0)]).astype(dtype)[:, None]
-        unit, grown = rescale(flat)
+        new = []
+        for leaf, total in zip(by_parameter, totals, strict=True):
+            unit, grown = rescale(leaf.astype(dtype).reshape(-1, 1))
+            new.append(add_scaled(total, (unit, log + grown)))
         each, driver_total = _log_norms(by_driver)
-        return add_scaled(total, (unit, log + grown)), ([log + one for one in each], log + driver_total)
+        return new, ([log + one for one in each], log + driver_total)
 
-    start = (jnp.zeros((sum(sizes), 1), dtype), jnp.full(1, -jnp.inf, dtype))
-    (unit, log), (each, driver_totals) = jax.lax.scan(body, start, (_slices(states, found), drivers))
-    parts = [rescale(part)[1][0] + log[0] for part in jnp.split(unit, list(_ends(sizes)))] if sizes else []
+    # a scale for every leaf: one that acted long ago lies far below the others
+    start = [(jnp.zeros((p.size, 1), dtype), jnp.full(1, -jnp.inf, dtype)) for p in parameters]
+    totals, (each, driver_totals) = jax.lax.scan(body, start, (_slices(states, found), drivers))
+    parts = [log[0] for _, log in totals]
     _, rebuild_drivers = _split(drivers)
     floating = bool(each)
     return ParameterGradients(
-        rebuild(parts, jnp.nan), rebuild_drivers(each, jnp.nan), log[0], driver_totals if floating else None
+        rebuild(parts, jnp.nan),
+        rebuild_drivers(each, jnp.nan),
+        _together(parts).astype(dtype),
+        driver_totals if floating else None,
     )
-
-
-def _ends(sizes: list[int]):
-    total = 0
-    for size in sizes[:-1]:
-        total += size
-        yield total
 
 
 def _layer_gradients(

@@ -4,12 +4,14 @@ s_t = lambda s_{t-1} + gamma (B x_t),    lambda = exp(-exp(nu) + i theta),    |l
 J_t = [[diag(Re lambda), -diag(Im lambda)], [diag(Im lambda), diag(Re lambda)]]   on the state (Re s, Im s)
 """
 
+import math
+
 import jax.numpy as jnp
 from jax import Array
 
 from jacspec._pytree import pytree
 from jacspec.cells import _parameters
-from jacspec.cells._gates import product
+from jacspec.operators import smallest_factor
 
 
 @pytree
@@ -96,8 +98,9 @@ class LRU:
 
     @property
     def modulus(self) -> Array:
-        """|lambda| = exp(-exp(nu)), shape (n,)."""
-        return product(jnp.exp(-jnp.exp(self.nu)))
+        """|lambda| = exp(-exp(nu)), shape (n,); it stops short of underflow."""
+        deepest = math.log(-math.log(smallest_factor(self.nu.dtype)))
+        return jnp.exp(-jnp.exp(jnp.minimum(self.nu, deepest)))
 
     @property
     def normalization(self) -> Array:

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
-from jax import Array
+from jax import Array, lax
 
 from jacspec import activations, layers
 from jacspec._pytree import pytree, static
@@ -95,6 +95,10 @@ def _layer(part: Any, function: str | Activation | None, channels: bool) -> tupl
     held = {name: getattr(part, name, None) for name in ("kernel", "scale", "bias", "mean", "var")}
     values = cast({k: v[...] for k, v in held.items() if v is not None}, part.dtype, type(part).__name__)
     bias, after = values.get("bias"), function is not None
+    if getattr(part, "dot_general", lax.dot_general) is not lax.dot_general:
+        raise Unknown
+    if getattr(part, "conv_general_dilated", lax.conv_general_dilated) is not lax.conv_general_dilated:
+        raise Unknown
     if isinstance(part, nnx.Linear):
         return layers.Dense(values["kernel"].T, bias, function or "linear"), after
     if isinstance(part, nnx.Conv):
