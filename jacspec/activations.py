@@ -47,8 +47,8 @@ class Activation:
     kinks: tuple[float, ...] = ()
 
     def __call__(self, a: Array) -> Array:
-        """f(a)."""
-        return self.function(a)
+        """f(a); automatic differentiation of it gives `derivative`."""
+        return _applied(self, a)
 
     def derivative(self, a: Array) -> Array:
         """f'(a), elementwise; never a false zero, NaN where a is not finite."""
@@ -58,6 +58,17 @@ class Activation:
         """(log abs f'(a) in nats, sign of f'(a)); -inf and 0 at a structural zero, NaN where a is not finite."""
         log = jnp.where(jnp.isfinite(a), self.log_slope(a), jnp.nan)
         return log, jnp.where(log == -jnp.inf, 0, jnp.sign(self.derivative(a)))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _applied(entry: Activation, a: Array) -> Array:
+    return entry.function(a)
+
+
+@_applied.defjvp
+def _applied_jvp(entry, primals, tangents):
+    (a,), (da,) = primals, tangents
+    return entry.function(a), entry.derivative(a) * da
 
 
 @functools.partial(jax.jit, static_argnums=2)

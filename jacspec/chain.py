@@ -160,10 +160,9 @@ class JacobianChain:
         name = "JacobianChain.from_matrices"
         if hasattr(Js, "ndim"):
             Js = _checks.array(name, "jacobians", Js, 3, "(T, n, n)")
-            if Js.shape[0] > 1 and Js.shape[1] != Js.shape[2]:
+            if Js.shape[0] != 1 and Js.shape[1] != Js.shape[2]:
                 shapes = f"shapes {Js.shape[1:]} and {Js.shape[1:]}"
                 raise ValueError(_checks.message(name, "jacobians", "do not follow at steps 0 and 1", shapes, "(n, n)"))
-            Js = Js if Js.shape[1] == Js.shape[2] else list(Js)
         else:
             if not isinstance(Js, Iterable):
                 got, want = type(Js).__name__, "(T, n, n) or a sequence of matrices"
@@ -182,7 +181,7 @@ class JacobianChain:
                 raise ValueError(_checks.message(name, "jacobians", "is empty", f"shape {shape}", "n >= 1"))
         if check:
             _checks.finite(name, "jacobians", Js)
-        if isinstance(Js, list):
+        if isinstance(Js, list) or Js.shape[1] != Js.shape[2]:
             widths = (Js[0].shape[1], *(J.shape[0] for J in Js))
             return _with_matrices(of_operators([Matrix(J) for J in Js], None, widths))
         return _with_matrices(Stored(Matrix(Js), None, Js.shape[0], Js.shape[:0:-1]))

@@ -142,12 +142,14 @@ def test_kinks():
 @pytest.mark.parametrize("name", TABLE)
 def test_agrees_with_autodiff_also_at_kinks(name):
     a = jnp.array([-1.0, -0.3, 0.0, 0.3, 1.0])
-    np.testing.assert_allclose(TABLE[name].derivative(a), jax.vmap(jax.grad(TABLE[name]))(a), rtol=1e-14, atol=1e-15)
+    own = jax.vmap(jax.grad(TABLE[name].function))(a)
+    np.testing.assert_allclose(TABLE[name].derivative(a), own, rtol=1e-14, atol=1e-15)
 
 
 def test_autodiff_has_the_false_zeros_that_the_table_avoids():
     assert float(jax.grad(jnp.tanh)(30.0)) == 0
-    assert float(TABLE["tanh"].derivative(jnp.asarray(30.0))) == pytest.approx(4 * np.exp(-60.0), rel=1e-13)
+    for derivative in (TABLE["tanh"].derivative, jax.grad(TABLE["tanh"])):
+        assert float(derivative(jnp.asarray(30.0))) == pytest.approx(4 * np.exp(-60.0), rel=1e-13)
 
 
 def test_unknown_name_suggests_the_nearest():

@@ -125,7 +125,8 @@ def test_saturation_gives_no_false_zero(kind, dtype, size):
 def test_saturation_test_bites():
     rng = np.random.default_rng(2)
     cell = build("Elman tanh", rng, jnp.float64, 60.0)
-    assert not jnp.any(autodiff(cell, *inputs(cell, rng)))
+    h, x = inputs(cell, rng)
+    assert not jnp.any(jax.jacfwd(lambda h: jnp.tanh(cell.W @ h + cell.U @ x + cell.b))(h))
 
 
 @pytest.mark.parametrize("name", ["Elman", "LeakyElman"])

@@ -2,7 +2,6 @@
 
 import math
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -34,5 +33,5 @@ def complement(gate: Activation, a: Array) -> Array:
 
 def blend(gate: Activation, a: Array, kept: Array, new: Array) -> Array:
     """gate(a) kept + (1 - gate(a)) new."""
-    rest = jax.nn.sigmoid(-a) if gate is activations.TABLE["sigmoid"] else 1 - gate(a)
+    rest = gate(-a) if gate is activations.TABLE["sigmoid"] else 1 - gate(a)
     return gate(a) * kept + rest * new
