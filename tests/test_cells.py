@@ -308,3 +308,14 @@ def test_cells_without_input_and_minimal_rnn_drives():
     own = cells.MinimalRNN(W[0], W[1])
     u = jax.nn.sigmoid(W[0] @ h + W[1] @ h[::-1])
     assert close(own(h, h[::-1]), u * h + (1 - u) * h[::-1], 1e-14)
+
+
+@pytest.mark.parametrize(("dtype", "nu"), [(jnp.float64, 7.0), (jnp.float32, 5.0), (jnp.float32, 100.0)])
+def test_the_modulus_of_the_lru_stops_short_of_zero(dtype, nu):
+    def log_modulus(nu):
+        return jnp.log(cells.LRU(jnp.full(1, nu, dtype), jnp.zeros(1, dtype)).modulus[0])
+
+    info = jnp.finfo(dtype)
+    assert log_modulus(nu) == pytest.approx(float(jnp.log(info.tiny) - jnp.log(info.eps)), rel=1e-5)
+    assert np.isfinite(jax.grad(log_modulus)(dtype(nu)))
+    assert log_modulus(dtype(2.0)) == pytest.approx(-math.exp(2.0), rel=1e-6)

@@ -240,3 +240,37 @@ def test_the_state_takes_the_dtype_the_step_returns():
     assert js.jacobian_chain(cell, jnp.zeros(3, jnp.float32), length=2).states.dtype == jnp.float64
     with pytest.warns(UserWarning, match="narrows the state from float64 to float32"):
         js.jacobian_chain(lambda h, x: h.astype(jnp.float32), jnp.zeros(3), length=2)
+
+
+@pytest.mark.parametrize("make", [jnp.asarray, list], ids=["array", "list"])
+def test_a_window_of_given_matrices_has_no_nan_but_its_own(make):
+    Js = make(jnp.ones((4, 1, 1)).at[jnp.array([0, 2])].set(jnp.nan))
+    chain = js.JacobianChain.from_matrices(Js, check=False)
+    assert [int(chain[s:t].first_nonfinite) for s, t in ((0, 4), (0, 1), (1, 2), (1, 4), (3, 4), (2, 2))] == [
+        1,
+        1,
+        -1,
+        2,
+        -1,
+        -1,
+    ]
+    assert js.log_singular_values(chain[1:2]).tolist() == [0]
+
+
+def test_one_rectangular_matrix_is_a_chain():
+    J = jnp.asarray(np.random.default_rng(0).standard_normal((1, 3, 2)))
+    chain = js.JacobianChain.from_matrices(J)
+    np.testing.assert_allclose(js.log_singular_values(chain), np.log(np.linalg.svd(J[0])[1]), atol=1e-14)
+    assert chain[1:].shape == (3, 3)
+    with pytest.raises(ValueError, match="do not follow"):
+        js.JacobianChain.from_matrices(J[:0])
+
+
+def test_a_step_in_low_precision_answers_whether_or_not_it_is_stored():
+    W = jnp.asarray(np.random.default_rng(0).standard_normal((3, 3)), jnp.bfloat16)
+    step, h0 = lambda h, x: jnp.tanh(W @ h), jnp.ones(3, jnp.bfloat16)
+    stored, anew = (js.jacobian_chain(step, h0, length=4, store=store) for store in (True, False))
+    layered = js.layer_chain([js.layers.Residual(lambda h: jnp.tanh(W @ h))] * 2, h0)
+    for ask in (js.log_singular_values, lambda chain: js.log_gradient_norms(chain, jnp.ones(3))):
+        np.testing.assert_allclose(ask(stored), ask(anew), atol=4 * 2.0**-8)  # J itself is rounded
+        assert jnp.isfinite(ask(layered)).all()

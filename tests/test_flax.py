@@ -251,6 +251,19 @@ def test_sequential_gives_the_layers():
     np.testing.assert_allclose(J, jax.jacfwd(lambda v: net(v))(x), atol=1e-12)
 
 
+def test_a_layer_with_a_product_of_its_own_keeps_it():
+    twice = {
+        "dot_general": lambda *args, **options: 2 * jax.lax.dot_general(*args, **options),
+        "conv_general_dilated": lambda *args, **options: 2 * jax.lax.conv_general_dilated(*args, **options),
+    }
+    linear = nnx.Linear(I, H, rngs=nnx.Rngs(0), dot_general=twice["dot_general"])
+    conv = nnx.Conv(I, H, (3,), rngs=nnx.Rngs(0), conv_general_dilated=twice["conv_general_dilated"])
+    for module, x in ((linear, jnp.ones(I)), (conv, jnp.ones((5, I)))):
+        with pytest.warns(UserWarning, match="no analytic Jacobian for layer 0"):
+            (layer,) = from_flax(nnx.Sequential(module))
+        np.testing.assert_allclose(layer(x), module(x), rtol=1e-6)
+
+
 @pytest.mark.slow
 def test_sequential_with_batch_norm_in_training_and_with_convolutions():
     rngs, float64 = nnx.Rngs(0), {"param_dtype": jnp.float64}

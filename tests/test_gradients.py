@@ -126,3 +126,38 @@ def test_log_norms_lie_between_the_singular_values():
     spectra = js.log_singular_values(chain, at=range(T + 1), origin="end")
     assert (norms <= spectra[:, 0] + 1e-9).all()
     assert (norms >= spectra[:, -1] - 1e-9).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_parameter_that_acted_long_ago_is_tiny_and_not_zero(dtype):
+    """h' = tanh(.3 h + U x + .1) with x at the first step alone: U acted once, and W and b to the end."""
+    one, xs = jnp.ones(1, dtype), jnp.zeros((1000, 1), dtype).at[0].set(1)
+
+    def total(U):
+        cell = js.cells.Elman(jnp.full((1, 1), 0.3, dtype), U, jnp.full(1, 0.1, dtype))
+        found = js.parameter_gradient_norms(cell, jnp.zeros(1, dtype), xs, one)
+        adjoint = js.log_gradient_norms(js.jacobian_chain(cell, jnp.zeros(1, dtype), xs), one)[1]
+        return found.step.U, adjoint + jnp.log(1 - jnp.tanh(U[0, 0] + dtype(0.1)) ** 2)
+
+    found, want = total(jnp.ones((1, 1), dtype))
+    assert found < -1000
+    np.testing.assert_allclose(found, want, rtol=1e3 * np.finfo(dtype).eps)
+    slope, other = (jax.grad(lambda U, i=i: total(U)[i])(jnp.ones((1, 1), dtype)) for i in (0, 1))
+    np.testing.assert_allclose(slope, other, rtol=1e5 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("bias", [5.0, 17.0, 40.0])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_parameter_gradients_of_saturated_units(dtype, bias):
+    """dE/dW = f'(a) h_0 with h_0 = 1: log sech^2 a of tanh, log s(a) s(-a) of the sigmoid, -a of the gate's complement."""
+    one, a = jnp.ones(1, dtype), bias + 1
+    b = jnp.full(1, bias, dtype)
+    if np.exp(-2 * a) > np.finfo(dtype).tiny / np.finfo(dtype).eps:
+        cell = js.cells.Elman(jnp.eye(1, dtype=dtype), b=b)
+        want = 2 * (np.log(2) - a - np.log1p(np.exp(-2 * a)))
+        norms = js.parameter_gradient_norms(cell, one, None, one, length=1)
+        np.testing.assert_allclose(norms.step.W, want, rtol=20 * np.finfo(dtype).eps)
+        np.testing.assert_allclose(norms.step_total, want + 0.5 * np.log(2), rtol=20 * np.finfo(dtype).eps)
+    cell = js.cells.Elman(jnp.eye(1, dtype=dtype), b=b, activation="sigmoid")
+    by_lag = js.parameter_gradient_by_lag(cell, one, None, one, length=1).by_parameter
+    np.testing.assert_allclose(by_lag.W[0], -a - 2 * np.log1p(np.exp(-a)), rtol=20 * np.finfo(dtype).eps)

@@ -251,3 +251,12 @@ def test_epsilon_breaks_scale_invariance_by_epsilon_over_variance():
         ratio = net(lam * W)(X) / net(W)(X) - 1
         want = (eps / jnp.var(a, axis=0)) * (1 - lam**-2) / 2
         assert error(ratio / want, jnp.ones_like(a)) <= 10 * eps / float(jnp.var(a, axis=0).min())
+
+
+@pytest.mark.parametrize("kind", ["WeightNorm", "CosineNorm"])
+def test_a_zero_row_has_no_direction_and_no_gradient(kind):
+    V, h = jnp.asarray([[1.0, 2.0], [0.0, 0.0]]), jnp.asarray([3.0, 1.0])
+    layer = {"WeightNorm": WeightNorm, "CosineNorm": CosineNorm}[kind]
+    slope = jax.grad(lambda V: 10 * jnp.sum(jnp.tanh(layer(V)(h))))(V)
+    assert jnp.abs(slope[0]).max() > 0
+    assert not slope[1].any()
