@@ -227,6 +227,21 @@ def test_doya_folds_and_fixed_points():
     assert np.isfinite(scalar.sigmoid_fixed_points(w, near)).all()
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_fixed_points_that_round_to_the_end_of_their_bracket(dtype):
+    w, b = np.array([[41.0, 46.0, 26.0, 300.0], [-4.1, -4.6, -5.2, -2.0]], dtype)
+    root = lambda w, b: mp.findroot(lambda x: x - w * logistic(x) - b, w + b)
+    upper = [float(root(*map(mp.mpf, map(float, pair)))) for pair in zip(w, b, strict=True)]
+    np.testing.assert_allclose(scalar.sigmoid_fixed_points(w, b)[2], upper, rtol=4 * np.finfo(dtype).eps)
+    slope = jax.vmap(jax.grad(lambda w, b: scalar.sigmoid_fixed_points(w, b)[2], (0, 1)))(w, b)
+    np.testing.assert_allclose(slope, np.ones((2, 4)), rtol=1e-6)
+    lower = scalar.sigmoid_fixed_points(w, -b - w)[0]  # x -> -x maps b to -b - w
+    np.testing.assert_allclose(lower, [-x for x in upper], rtol=4 * np.finfo(dtype).eps)
+    start = np.array([-1.7657278607792226, -1.578018881719082], dtype)
+    found = scalar.wall(np.array([168.50948379971234, 199.7895381360981], dtype), start=start, target=dtype(0.3))
+    np.testing.assert_allclose(found.error_above, 0.49, rtol=1e-6)
+
+
 def pascanu(w, b, steps=50, x=0.5):
     for _ in range(steps):
         x = w * sigmoid(x) + b

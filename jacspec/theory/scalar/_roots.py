@@ -29,15 +29,14 @@ def newton(f: Function, slope: Function, start: Array, steps: int) -> Array:
     return polished(f, slope, found)
 
 
-def bisection(f: Function, slope: Function, low: Array, high: Array) -> Array:
-    """The root of f in [low, high], where it changes its sign."""
+def bisection(f: Function, slope: Function, low: Array, high: Array, rising: bool) -> Array:
+    """The root in [low, high] of f, which rises or falls there; f need not have its sign at an end that is the root."""
     low, high = lax.stop_gradient((low, high))
-    sign = jnp.sign(f(high))
 
     def halve(_, ends):
         low, high = ends
         middle = 0.5 * (low + high)
-        above = f(middle) * sign > 0
+        above = f(middle) > 0 if rising else f(middle) < 0
         return jnp.where(above, low, middle), jnp.where(above, middle, high)
 
     low, high = lax.fori_loop(0, HALVINGS, halve, (low, high))

@@ -195,14 +195,22 @@ def _folds(w):
 
 @jax.jit
 def _fixed_points(w, b):
-    """One root on each side of the folds' states and one between them, where x - w s(x) - b is monotone."""
+    """One root on each side of the folds' states and one between them, where x - w s(x) - b is monotone.
+
+    Roots that do not exist are sought at b = -w / 2, where all three do, so that their derivatives are finite.
+    """
+    dtype = jnp.result_type(w, b)
+    w, b = w.astype(dtype), b.astype(dtype)
     folds = _folds(w)
     left, right = folds.state
-    find = lambda low, high: bisection(lambda x: x - w * s(x) - b, lambda x: 1 - w * ds(x), low, high)
     below, above = b < folds.bias[0], b > folds.bias[1]
-    found = (
-        jnp.where(below, find(jnp.minimum(b, left), left), jnp.nan),
-        jnp.where(below & above, find(left, right), jnp.nan),
-        jnp.where(above, find(right, jnp.maximum(b + w, right)), jnp.nan),
-    )
-    return jnp.stack(found)
+
+    def find(exists, ends, rising):
+        c = jnp.where(exists, b, -w / 2)
+        root = bisection(lambda x: x - w * s(x) - c, lambda x: 1 - w * ds(x), *ends(c), rising)
+        return jnp.where(exists, root, jnp.nan)
+
+    lower = find(below, lambda c: (jnp.minimum(c, left), left), True)
+    middle = find(below & above, lambda c: (left, right), False)
+    upper = find(above, lambda c: (right, jnp.maximum(c + w, right)), True)
+    return jnp.stack([lower, middle, upper])
