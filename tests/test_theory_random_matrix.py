@@ -99,6 +99,26 @@ def test_fuss_catalan(depth, edge):
     assert rm.fuss_catalan_cdf(outside, depth).tolist() == [0, 1]
 
 
+@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize(("x", "depth"), [(89.0885679841842, 34), (9.28554110254266, 3), (1e-6, 40), (50.0, 1000)])
+def test_fuss_catalan_near_the_edge_and_at_great_depth(x, depth, x64):
+    with jax.enable_x64(x64), mpmath.workdps(50):
+        x = jnp.asarray(x)
+        eps = float(jnp.finfo(x.dtype).eps)
+        L, sin = mpmath.mpf(depth), mpmath.sin
+        log = lambda t: (L + 1) * mpmath.log(sin((L + 1) * t)) - mpmath.log(sin(t)) - L * mpmath.log(sin(L * t))
+        ends = [mpmath.pi / (L + 1) * share for share in (mpmath.mpf("1e-20"), 1 - mpmath.mpf("1e-20"))]
+        t = mpmath.findroot(lambda t: log(t) - mpmath.log(mpmath.mpf(float(x))), ends, solver="anderson", maxsteps=400)
+        s = (L + 1) * t
+        density = sin(t) ** 2 * sin(L * t) ** (L - 1) / (mpmath.pi * sin(s) ** L)
+        below = (mpmath.pi - s + L * sin(t) * sin(s) / sin(L * t)) / mpmath.pi
+        edge = (L + 1) ** (L + 1) / L**L
+        np.testing.assert_allclose(rm.fuss_catalan_density(x, depth), float(density), rtol=50 * depth * eps)
+        np.testing.assert_allclose(rm.fuss_catalan_cdf(x, depth), float(below), rtol=50 * eps)
+        np.testing.assert_allclose(rm.fuss_catalan_edge(depth), float(edge), rtol=4 * eps)
+        np.testing.assert_allclose(rm.fuss_catalan_edge(1e6), 2718283.187599846, rtol=4 * eps)
+
+
 def test_fuss_catalan_at_depth_one_is_marchenko_pastur_at_aspect_one():
     x = jnp.asarray([1e-6, 0.1, 1.0, 3.0, 3.9])
     np.testing.assert_allclose(rm.fuss_catalan_density(x, 1), rm.marchenko_pastur_density(x, 1.0), rtol=1e-11)

@@ -173,7 +173,7 @@ def fuss_catalan_edge(depth: Any) -> Array:
         6.75
     """
     L = at_least("fuss_catalan_edge", "depth", depth, 1)
-    return (L + 1) * (1 + 1 / L) ** L
+    return (L + 1) * jnp.exp(L * jnp.log1p(1 / L))
 
 
 def fuss_catalan_density(x: Any, depth: Any) -> Array:
@@ -201,7 +201,8 @@ def fuss_catalan_density(x: Any, depth: Any) -> Array:
     L = at_least("fuss_catalan_density", "depth", depth, 1)
     inside = (x > 0) & (x < fuss_catalan_edge(L))
     t, rest = _fuss_catalan_angle(jnp.where(inside, x, 1), L)
-    log = 2 * jnp.log(jnp.sin(t)) + (L - 1) * jnp.log(jnp.sin(L * t)) - L * jnp.log(jnp.sin((L + 1) * rest))
+    lower, upper = _fuss_catalan_sines(t, rest, L)
+    log = 2 * jnp.log(jnp.sin(t)) + (L - 1) * jnp.log(lower) - L * jnp.log(upper)
     return jnp.where(inside, jnp.exp(log) / jnp.pi, jnp.where(jnp.isnan(x + L), jnp.nan, 0))
 
 
@@ -228,8 +229,8 @@ def fuss_catalan_cdf(x: Any, depth: Any) -> Array:
     L = at_least("fuss_catalan_cdf", "depth", depth, 1)
     edge = fuss_catalan_edge(L)
     t, rest = _fuss_catalan_angle(jnp.where((x > 0) & (x < edge), x, 1), L)
-    s = (L + 1) * rest
-    value = (s + L * jnp.sin(t) * jnp.sin(s) / jnp.sin(L * t)) / jnp.pi
+    lower, upper = _fuss_catalan_sines(t, rest, L)
+    value = ((L + 1) * rest + L * jnp.sin(t) * upper / lower) / jnp.pi
     outside = jnp.where(jnp.isnan(x + L), jnp.nan, jnp.where(x > 0, 1.0, 0.0))
     return jnp.where((x > 0) & (x < edge), value, outside)
 
@@ -241,8 +242,15 @@ def _fuss_catalan_angle(x: Array, L: Array) -> tuple[Array, Array]:
 
     def excess(y):
         t, rest = parts(y)
-        log = (L + 1) * jnp.log(jnp.sin((L + 1) * rest)) - jnp.log(jnp.sin(t)) - L * jnp.log(jnp.sin(L * t))
-        return log - jnp.log(x)
+        lower, upper = _fuss_catalan_sines(t, rest, L)
+        return (L + 1) * jnp.log(upper) - jnp.log(jnp.sin(t)) - L * jnp.log(lower) - jnp.log(x)
 
     far = jnp.broadcast_to(80.0, jnp.broadcast_shapes(x.shape, L.shape)).astype(x.dtype)
     return parts(increasing_root(excess, -700 * jnp.ones_like(far), far))
+
+
+def _fuss_catalan_sines(t: Array, rest: Array, L: Array) -> tuple[Array, Array]:
+    """sin(L t) and sin((L + 1) t), of L t and (L + 1) t or of what they lack of pi, whichever is known to its digits."""
+    near = t < rest
+    lower, upper = jnp.where(near, L * t, (L + 1) * rest + t), (L + 1) * jnp.where(near, t, rest)
+    return jnp.sin(lower), jnp.sin(upper)

@@ -211,6 +211,6 @@ def _fixed_points(w, b):
         return jnp.where(exists, root, jnp.nan)
 
     lower = find(below, lambda c: (jnp.minimum(c, left), left), True)
-    middle = find(below & above, lambda c: (left, right), False)
+    middle = find(below & above, lambda _: (left, right), False)
     upper = find(above, lambda c: (right, jnp.maximum(c + w, right)), True)
     return jnp.stack([lower, middle, upper])
