@@ -5,6 +5,7 @@ import itertools
 
 import jax
 import jax.numpy as jnp
+import mpmath
 import numpy as np
 import pytest
 from scipy.integrate import quad
@@ -176,6 +177,30 @@ def test_lru_and_irnn():
     np.testing.assert_allclose(np.sort(modulus**2), 0.9**2 + (0.99**2 - 0.9**2) * u, rtol=1e-12)
     np.testing.assert_allclose(np.mean(1 / (1 - modulus**2)), recurrent.lru_gain(0.9, 0.99), rtol=1e-7)
     assert recurrent.irnn_exponents(jnp.array([2.0, 0.0, -1.0])).tolist() == [0.0, -np.inf, -np.inf]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_linear_units_keep_their_digits_at_the_ends(dtype):
+    def check(f, truth, first, second):
+        with mpmath.workdps(60):
+            pairs = [tuple(map(mpmath.mpf, map(float, pair))) for pair in zip(first, second, strict=True)]
+            want = [float(truth(*pair)) for pair in pairs]
+            slopes = [[float(mpmath.diff(truth, pair, order)) for pair in pairs] for order in ((1, 0), (0, 1))]
+        eps = float(np.finfo(dtype).eps)
+        np.testing.assert_allclose(f(first, second), want, rtol=16 * eps)
+        np.testing.assert_allclose(jax.vmap(jax.grad(f, (0, 1)))(first, second), slopes, rtol=64 * eps, atol=2 * eps)
+
+    low = np.array([0, 0, 0.5, 0.9, 0.3, 1 - 5e-6, 0.2, 0], dtype)
+    high = np.array([1e-4, 1e-9, 0.5 + 1e-6, 0.999, 0.43, 1 - 2e-6, 0.37, 0.3], dtype)
+    gain = lambda a, b: mpmath.log((1 - a * a) / (1 - b * b)) / (b * b - a * a)
+    check(recurrent.lru_gain, gain, low, high)
+    assert recurrent.lru_gain(dtype(0), np.finfo(dtype).tiny) == 1
+    l = np.array([0.99999, -0.99999, 0.9998, -0.9998, 0.4, -0.4, 0.999999], dtype)
+    rho = np.array([0.9999, 0.9998, -0.9999, -0.99999, 0.6, 0.6, 0.0], dtype)
+    check(recurrent.ar1_second_moment, lambda l, r: (1 + r * l) / ((1 - r * l) * (1 - l * l)), l, rho)
+    white = lambda l: (1 + l * l) / (1 - l * l) ** 3
+    square = lambda l, r: white(l) * (1 + r * l) / (1 - r * l) + 2 * r * l / ((1 - l * l) * (1 - r * l)) ** 2
+    check(recurrent.ar1_sensitivity, square, l, rho)
 
 
 # Outside the domain

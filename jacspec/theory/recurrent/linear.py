@@ -7,6 +7,8 @@ from jax import Array
 
 from jacspec.theory import _domain
 
+_LOG1P = [(-1) ** k / (k + 1) for k in range(15, -1, -1)]
+
 
 def lru_exponents(nu: Any) -> Array:
     """Exponents ln abs lambda = -exp(nu) of a linear recurrent unit, lambda = exp(-exp(nu) + i theta).
@@ -54,13 +56,14 @@ def lru_nu(u: Any, r_min: Any = 0.0, r_max: Any = 1.0) -> Array:
     name = "theory.lru_nu"
     u = _domain.within(name, "u", u, lambda v: (v > 0) & (v < 1), "0 < u < 1")
     low, high = _ring(name, r_min, r_max, closed=True)
-    return jnp.log(-0.5 * jnp.log(u * (high - low) + low))
+    return jnp.log(-0.5 * jnp.log(u * (high - low) * (high + low) + low**2))
 
 
 def lru_gain(r_min: Any, r_max: Any) -> Array:
     """Mean gain <1 / (1 - abs(lambda)^2)> of a ring of units under white input of variance 1, without normalization.
 
-    ln((1 - r_min^2) / (1 - r_max^2)) / (r_max^2 - r_min^2)
+    ln((1 - r_min^2) / (1 - r_max^2)) / (r_max^2 - r_min^2) = ln(1 + z) / (z (1 - r_max^2)),
+    z = (r_max^2 - r_min^2) / (1 - r_max^2)
 
     Args:
         r_min: inner radius >= 0.
@@ -80,14 +83,17 @@ def lru_gain(r_min: Any, r_max: Any) -> Array:
         13.2646
     """
     low, high = _ring("theory.lru_gain", r_min, r_max, closed=False)
-    return jnp.log((1 - low) / (1 - high)) / (high - low)
+    room = (1 - high) * (1 + high)
+    z = (high - low) * (high + low) / room
+    small, large = jnp.minimum(z, 0.1), jnp.maximum(z, 0.1)  # ln(1 + z) / z in powers of z, and as it is
+    return jnp.where(z < 0.1, jnp.polyval(jnp.asarray(_LOG1P, z.dtype), small), jnp.log1p(large) / large) / room
 
 
 def _ring(name: str, r_min: Any, r_max: Any, *, closed: bool) -> tuple[Array, Array]:
     low = _domain.within(name, "r_min", r_min, lambda v: (v >= 0) & (v < 1), "0 <= r_min < 1")
     upper = (lambda v: (v > low) & (v <= 1)) if closed else (lambda v: (v > low) & (v < 1))
     high = _domain.within(name, "r_max", r_max, upper, f"r_min < r_max {'<=' if closed else '<'} 1")
-    return low**2, high**2
+    return low, high
 
 
 def ar1_second_moment(decay: Any, correlation: Any = 0.0) -> Array:
@@ -113,7 +119,8 @@ def ar1_second_moment(decay: Any, correlation: Any = 0.0) -> Array:
         37.448
     """
     l, rho = _decays("theory.ar1_second_moment", decay, correlation)
-    return (1 + rho * l) / ((1 - rho * l) * (1 - l**2))
+    below, above = (1 - rho) + rho * (1 - l), (1 + rho) - rho * (1 - l)  # 1 -+ rho l
+    return above / (below * (1 - l) * (1 + l))
 
 
 def ar1_sensitivity(decay: Any, correlation: Any = 0.0) -> Array:
@@ -121,6 +128,7 @@ def ar1_sensitivity(decay: Any, correlation: Any = 0.0) -> Array:
 
     With dh_t/dl = sum_j j l^(j-1) x_{t-j}, A = (1 + l^2) / (1 - l^2)^3 and B = 1 / (1 - l^2)^2:
     A (1 + rho l) / (1 - rho l) + 2 B rho l / (1 - rho l)^2
+    = (((1 - l)^2 + 2 l (1 + rho)) (1 - l^2) + l^2 (1 + l^2) (1 - rho^2)) / ((1 - rho l)^2 (1 - l^2)^3)
 
     Args:
         decay: l, abs(l) < 1.
@@ -140,14 +148,17 @@ def ar1_sensitivity(decay: Any, correlation: Any = 0.0) -> Array:
         2052.63
     """
     l, rho = _decays("theory.ar1_sensitivity", decay, correlation)
-    white, half = (1 + l**2) / (1 - l**2) ** 3, 1 / (1 - l**2) ** 2
-    return white * (1 + rho * l) / (1 - rho * l) + 2 * half * rho * l / (1 - rho * l) ** 2
+    room = (1 - l) * (1 + l)
+    total = ((1 - l) ** 2 + 2 * l * (1 + rho)) * room + l**2 * (1 + l**2) * (1 - rho) * (1 + rho)
+    return total * (1 / room) ** 3 * (1 / ((1 - rho) + rho * (1 - l))) ** 2
 
 
 def _decays(name: str, decay: Any, correlation: Any) -> tuple[Array, Array]:
+    """abs(l), and rho with the sign of l: only l^2 and rho l count, and no term of theirs changes its sign."""
     inside = lambda v: jnp.abs(v) < 1
     l = _domain.within(name, "decay", decay, inside, "-1 < decay < 1")
-    return l, _domain.within(name, "correlation", correlation, inside, "-1 < correlation < 1")
+    rho = _domain.within(name, "correlation", correlation, inside, "-1 < correlation < 1")
+    return jnp.where(l < 0, -l, l), jnp.where(l < 0, -rho, rho)
 
 
 def irnn_exponents(h: Any, scale: Any = 1.0) -> Array:
