@@ -151,6 +151,16 @@ def test_gate_time_constants():
     assert float(scalar.gate_time_constant(50.0)) == pytest.approx(np.exp(50), rel=1e-13)  # where 1 - sigmoid is lost
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_bias_of_short_and_long_memories(dtype):
+    tau = np.array([1e-30, 1e-3, 1e-2, 0.3, 2.0, 1e4, 1e15], dtype)
+    bias = lambda t: -1 / t - mp.log(-mp.expm1(-1 / t))
+    want = [float(bias(mp.mpf(float(t)))) for t in tau]
+    slopes = [float(mp.expm1(-1 / mp.mpf(float(t))) ** -1 * -1 / mp.mpf(float(t)) ** 2) for t in tau[1:]]
+    np.testing.assert_allclose(scalar.gate_bias(tau), want, rtol=8 * np.finfo(dtype).eps)
+    np.testing.assert_allclose(jax.vmap(jax.grad(scalar.gate_bias))(tau[1:]), slopes, rtol=8 * np.finfo(dtype).eps)
+
+
 WEIGHTS, INPUTS = (1.3, -0.7, 2.1, 0.9), (0.2, 0.6, -0.4, -1.1)
 
 
@@ -294,6 +304,8 @@ OUTSIDE = [
     (scalar.linear_exponent, (np.nan,), "w"),
     (scalar.log_power, (0.5, -1), "depth"),
     (scalar.linear_weight_derivatives, (1.0, 2.0, -1), "steps"),
+    (scalar.linear_weight_derivatives, (1.0, 1e30, 1.5), "steps"),
+    (scalar.linear_weight_derivatives, (1.0, 2.0, np.inf), "steps"),
     (scalar.sigmoid_log_bound, (np.inf, 3), "w"),
     (scalar.relu_exponent, (1.0, np.nan), "h"),
     (scalar.leaky_exponent, (1.5, 1.0), "leak"),

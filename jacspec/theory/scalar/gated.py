@@ -61,7 +61,7 @@ def gate_time_constant(bias: Array | float) -> Array:
 
 
 def gate_bias(time_constant: Array | float) -> Array:
-    """b = -ln(e^(1/tau) - 1), the inverse of `gate_time_constant`: about ln tau for long memories.
+    """b = -ln(e^(1/tau) - 1) = -1/tau - ln(1 - e^(-1/tau)), the inverse of `gate_time_constant`: about ln tau for long memories.
 
     Args:
         time_constant: tau > 0, steps, any shape.
@@ -78,7 +78,8 @@ def gate_bias(time_constant: Array | float) -> Array:
         >>> round(float(scalar.gate_bias(100.0)), 4)
         4.6002
     """
-    return -jnp.log(jnp.expm1(1 / _domain.positive("theory.scalar.gate_bias", "time_constant", time_constant)))
+    rate = 1 / _domain.positive("theory.scalar.gate_bias", "time_constant", time_constant)
+    return -rate - jnp.log(-jnp.expm1(-rate))
 
 
 def leaky_time_constant(leak: Array | float) -> Array:

@@ -68,14 +68,14 @@ def linear_weight_derivatives(x: Array | float, w: Array | float, steps: Array |
     Args:
         x: x_0.
         w: recurrent weight.
-        steps: t >= 0.
+        steps: t = 0, 1, 2, ...
 
     Returns:
         `LinearDerivatives`, log absolute values.
 
     Raises:
         TypeError: for what is no real number.
-        ValueError: for negative steps or numbers that are not finite.
+        ValueError: for negative or fractional steps or numbers that are not finite.
 
     Reference: R. Pascanu, T. Mikolov, Y. Bengio, arXiv 1211.5063.
 
@@ -86,7 +86,7 @@ def linear_weight_derivatives(x: Array | float, w: Array | float, steps: Array |
     """
     name = "theory.scalar.linear_weight_derivatives"
     x = _domain.within(name, "x", x, jnp.isfinite, "a finite number")
-    t = _domain.nonnegative(name, "steps", steps)
+    t = _domain.within(name, "steps", steps, lambda t: (t >= 0) & (t % 1 == 0), "a whole number >= 0")
     w = _domain.within(name, "w", w, jnp.isfinite, "a finite number")
     start = jnp.log(jnp.abs(x))
     power = lambda k: log_power(w, jnp.maximum(t - k, 0))
