@@ -171,6 +171,38 @@ def test_haar_block(blocks):
     assert stats.kstest(s, lambda x: np.asarray(rm.haar_block_cdf(x, blocks))).statistic < 0.02  # rigid: O(1 / n)
 
 
+@pytest.mark.parametrize("x64", [False, True])
+def test_distribution_functions_of_narrow_and_wide_matrices(x64):
+    shares = np.linspace(0.02, 0.98, 7)
+    with jax.enable_x64(x64), mpmath.workdps(40):
+        eps = float(jnp.finfo(jnp.asarray(0.0).dtype).eps)
+        for c in (1e-9, 1e-6, 4e-3, 9.9e-3, 1.1e-2, 0.3, 0.999, 1.0, 1.7, 150.0, 1e6):
+            c = mpmath.mpf(float(jnp.asarray(c)))
+            root = mpmath.sqrt(c)
+            low, high = (float(end) for end in ((1 - root) ** 2, (1 + root) ** 2))
+            x = np.asarray(jnp.asarray(low + (high - low) * shares), float)
+            t = [mpmath.acos(min(1, max(-1, (float(v) - 1 - c) / (2 * root)))) for v in x]
+            inner = [abs(1 - c) * mpmath.atan(abs(1 - root) / (1 + root) * mpmath.tan(v / 2)) for v in t]
+            above = [(1 + c) * v - 2 * root * mpmath.sin(v) - 2 * w for v, w in zip(t, inner, strict=True)]
+            want = [float(1 - v / (2 * mpmath.pi * c)) for v in above]
+            found = rm.marchenko_pastur_cdf(jnp.asarray(x), float(c))
+            np.testing.assert_allclose(found, want, rtol=0, atol=4 * eps * (1 + high / (high - low)))
+            ends = rm.marchenko_pastur_cdf(jnp.asarray([-1.0, 0.0, low / 2, 2 * high, np.inf]), float(c))
+            atom = float(max(0, 1 - 1 / jnp.asarray(float(c))))
+            np.testing.assert_array_equal(ends, [0, atom, atom, 1, 1])
+        for k in (2.0, 3.0, 1e3, 1e6):
+            edge = 4 * (mpmath.mpf(k) - 1) / k**2
+            x = np.asarray(jnp.asarray(float(edge) * shares), float)
+            t = [mpmath.asin(mpmath.sqrt(v / edge)) for v in x]
+            a = 1 - 2 / mpmath.mpf(k)
+            want = [float(k / mpmath.pi * (v - a * mpmath.atan(a * mpmath.tan(v)))) for v in t]
+            np.testing.assert_allclose(rm.haar_block_cdf(x, k), want, rtol=32 * eps)
+            ends = rm.haar_block_cdf(jnp.asarray([-1.0, 0.0, 1.5 * float(edge), np.inf]), k)
+            np.testing.assert_array_equal(ends, [0, 0, 1, 1])
+    outside = jax.vmap(jax.grad(rm.marchenko_pastur_cdf), (0, None))(jnp.array([0.1, 3.0]), 0.3)
+    np.testing.assert_array_equal(outside, [0, 0])  # not NaN
+
+
 @pytest.mark.parametrize(
     ("call", "name"),
     [

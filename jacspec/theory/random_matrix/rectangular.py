@@ -7,6 +7,8 @@ from jax import Array
 
 from jacspec.theory.random_matrix._closed import at_least, positive
 
+_LOG1P = [(-1) ** (k - 1) / k for k in range(18, 1, -1)]
+
 
 def marchenko_pastur_edges(aspect: Any) -> tuple[Array, Array]:
     """Ends (1 -+ sqrt c)^2 of the continuous part of the law of W W^T, W_ij ~ N(0, 1 / columns).
@@ -60,8 +62,8 @@ def marchenko_pastur_density(x: Any, aspect: Any) -> Array:
 def marchenko_pastur_cdf(x: Any, aspect: Any) -> Array:
     """P(eigenvalue <= x) of W W^T, W_ij ~ N(0, 1 / columns), with the atom max(0, 1 - 1/c) at 0.
 
-    With x = A + B cos t, A = 1 + c, B = 2 sqrt c:
-    P(> x) = (A t - B sin t - 2 abs(1 - c) arctan(abs(1 - sqrt c) / (1 + sqrt c) tan(t / 2))) / (2 pi c)
+    With x = 1 + c + 2 sqrt(c) cos t and q = sqrt(min(c, 1/c)):
+    P(> x) = (t - q sin t + (1 - q^2) h) / (pi max(c, 1)),    h = Im (ln(1 + z) - z) / q^2,    z = q e^(i t)
 
     Args:
         x: eigenvalue, any shape.
@@ -81,11 +83,22 @@ def marchenko_pastur_cdf(x: Any, aspect: Any) -> Array:
     """
     x, c = jnp.asarray(x, float), positive("marchenko_pastur_cdf", "aspect", aspect)
     low, high = marchenko_pastur_edges(c)
-    root = jnp.sqrt(c)
-    t = 2 * jnp.arctan2(jnp.sqrt(jnp.maximum(high - x, 0)), jnp.sqrt(jnp.maximum(x - low, 0)))
-    inner = jnp.arctan2(jnp.abs(1 - root) * jnp.sin(t / 2), (1 + root) * jnp.cos(t / 2))
-    above = ((1 + c) * t - 2 * root * jnp.sin(t) - 2 * jnp.abs(1 - c) * inner) / (2 * jnp.pi * c)
-    return jnp.where(x < 0, 0.0, 1 - above)
+    inside = (x > low) & (x < high)
+    safe = jnp.where(inside, x, 1 + c)
+    t = 2 * jnp.arctan2(jnp.sqrt(high - safe), jnp.sqrt(safe - low))
+    q = jnp.sqrt(jnp.minimum(c, 1 / c))
+    above = (t - q * jnp.sin(t) + (1 - q) * (1 + q) * _log_remainder(q, t)) / (jnp.pi * jnp.maximum(c, 1))
+    atom = jnp.maximum(1 - 1 / c, 0)
+    outside = jnp.where(jnp.isnan(x + c), jnp.nan, jnp.where(x < 0, 0, jnp.where(x < high, atom, 1)))
+    return jnp.where(inside, jnp.clip(1 - above, atom, 1), outside)
+
+
+def _log_remainder(q: Array, t: Array) -> Array:
+    """Im (ln(1 + z) - z) / q^2 of z = q e^(i t), by its powers for small q."""
+    small, large = jnp.minimum(q, 0.1), jnp.maximum(q, 0.1)
+    series = jnp.polyval(jnp.asarray(_LOG1P, t.dtype), small * jnp.exp(1j * t)) * jnp.exp(2j * t)
+    angle = jnp.arctan2(large * jnp.sin(t), 1 + large * jnp.cos(t))
+    return jnp.where(q < 0.1, series.imag, (angle - large * jnp.sin(t)) / large**2)
 
 
 def haar_block_edge(blocks: Any) -> Array:
@@ -140,6 +153,8 @@ def haar_block_density(x: Any, blocks: Any) -> Array:
 def haar_block_cdf(x: Any, blocks: Any) -> Array:
     """P(eigenvalue <= x) = (k / pi)(t - a arctan(a tan t)), x = b sin(t)^2, a = 1 - 2/k, b the edge.
 
+    = (2 t + (k - 2) arctan((2/k) sin t cos t / (1 - (2/k) sin(t)^2))) / pi, without a difference
+
     Args:
         x: eigenvalue, any shape.
         blocks: k >= 2.
@@ -158,7 +173,10 @@ def haar_block_cdf(x: Any, blocks: Any) -> Array:
     """
     x, k = jnp.asarray(x, float), at_least("haar_block_cdf", "blocks", blocks, 2)
     edge = haar_block_edge(k)
-    a = 1 - 2 / k
-    sine, cosine = jnp.sqrt(jnp.maximum(x, 0)), jnp.sqrt(jnp.maximum(edge - x, 0))
-    t = jnp.arctan2(sine, cosine)
-    return k / jnp.pi * (t - a * jnp.arctan2(a * jnp.sin(t), jnp.cos(t)))
+    inside = (x > 0) & (x < edge)
+    share = jnp.where(inside, x / edge, 0.5)  # sin(t)^2
+    sine, cosine = jnp.sqrt(share), jnp.sqrt(1 - share)
+    lag = jnp.arctan2(2 / k * sine * cosine, 1 - 2 / k * share)
+    value = (2 * jnp.arctan2(sine, cosine) + (k - 2) * lag) / jnp.pi
+    outside = jnp.where(jnp.isnan(x + k), jnp.nan, jnp.where(x < edge, 0.0, 1.0))
+    return jnp.where(inside, jnp.minimum(value, 1), outside)
