@@ -22,9 +22,9 @@ def message(function: str, argument: str, problem: str, got: Any = None, expecte
 
 
 def one_of(function: str, argument: str, value: Any, allowed: Iterable[Any]) -> None:
-    """Raise ValueError naming the nearest allowed value if `value` is not among them."""
+    """Raise ValueError naming the nearest allowed value if `value` is not among them; 1 is not True, any str is a str."""
     allowed = tuple(allowed)
-    if any(value is a or (type(value) is type(a) and value == a) for a in allowed):
+    if any(value is a or ((type(value) is type(a) or isinstance(value, str)) and value == a) for a in allowed):
         return
     names = [a for a in allowed if isinstance(a, str)]
     near = difflib.get_close_matches(value, names, 1, 0.4) if isinstance(value, str) else []

@@ -48,6 +48,8 @@ def test_what_is_right_is_accepted():
     assert js.spectrum(CHAIN, at=np.array([0, 3])).log_singular_values.shape == (2, N)
     assert js.JacobianChain.from_matrices(iter([EYE, EYE])).length == 2
     assert PAIRED.push({"a": np.ones(1), "b": np.ones(2)})[0].shape == (N,)
+    assert js.activations.get(np.str_("tanh")) is js.activations.get("tanh")
+    assert ask(jacobian=np.str_("analytic"), store=np.str_("auto")).length == T
     listed = js.adjoints(CHAIN, [0 * ONE] * T + [ONE])
     np.testing.assert_allclose(listed.log_norms, js.log_gradient_norms(CHAIN, ONE), rtol=1e-14)
 

@@ -121,6 +121,7 @@ CASES = {
         ),
         "store typo": (lambda: ask(store="atuo"), ValueError, r"'store' is unknown.*Did you mean 'auto'"),
         "store number": (lambda: ask(store=1), ValueError, r"'store' is unknown; got 1"),
+        "check number": (lambda: ask(check=1), ValueError, r"'check' is unknown; got 1, expected True or False"),
         "check string": (lambda: ask(check="no"), ValueError, r"'check' is unknown; got 'no', expected True or False"),
     },
     "cells.Elman": {
