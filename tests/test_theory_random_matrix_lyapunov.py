@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import integrate, optimize
+from scipy import integrate, optimize, special
 
 import jacspec as js
 from jacspec.theory import random_matrix as rm
@@ -119,6 +119,28 @@ def test_jit_vmap_and_derivatives():
     np.testing.assert_allclose(found, (value(2.0 + h, U) - value(2.0 - h, U)) / (2 * h), rtol=1e-7)
     along = jax.vmap(jax.grad(lambda u: value(2.0, u)))(U)
     np.testing.assert_allclose(along, (value(2.0, U + 1e-6) - value(2.0, U - 1e-6)) / 2e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize(
+    ("activation", "gain", "q", "u", "rtol"),
+    [
+        ("erf", 3.0, 6.879, 0.99, 1e-4),
+        ("tanh", 40.0, 1567.767, 0.5, 1e-4),
+        ("erf", 10.0, 93.428, 0.99, 5e-3),
+        ("tanh", 300.0, 89600.0, 0.5, 5e-3),
+    ],
+)
+def test_saturated_units_are_not_dead(activation, gain, q, u, rtol, dtype):
+    """Squares of saturated slopes underflow; E 1 / (1 + e^-(y + ln d^2)) = u by the midpoint rule and Brent's method."""
+    z = (np.arange(400_000) + 0.5) / 40_000
+    p, a = np.exp(-z * z / 2) / np.exp(-z * z / 2).sum(), np.sqrt(q) * z
+    log = np.log(4 / np.pi) - 2 * a**2 if activation == "erf" else 2 * (np.log(4) - 2 * (a + np.log1p(np.exp(-2 * a))))
+    y = optimize.brentq(lambda y: special.expit(y + log) @ p - u, -50, 50 - log.min())
+    slopes = rm.squared_slopes(activation, dtype(q))
+    assert slopes.zero == 0
+    found = rm.lyapunov_spectrum(dtype(u), slopes, gain=dtype(gain))
+    np.testing.assert_allclose(found, np.log(gain) + (np.log(u) - y) / 2, rtol=rtol)
 
 
 def test_bad_input():

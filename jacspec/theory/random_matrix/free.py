@@ -49,8 +49,8 @@ class Product:
 
     def _shares(self, u: Array) -> tuple[Array, Array, Array]:
         """Probabilities of d^2 > 0, and pi and 1 - pi of each at every u, (..., k)."""
-        alive = self.slopes.values > 0
-        v = u[..., None] + jnp.log(jnp.where(alive, self.slopes.values, 1))
+        alive = self.slopes.logs > -jnp.inf
+        v = u[..., None] + jnp.where(alive, self.slopes.logs, 0)
         small = jnp.exp(-jnp.abs(v))
         large, small = 1 / (1 + small), small / (1 + small)
         pi, rest = jnp.where(v > 0, large, small), jnp.where(v > 0, small, large)
@@ -89,10 +89,10 @@ class Product:
 
     def ends(self) -> tuple[Array, Array, Array]:
         """-ln of the largest and of the smallest d^2 other than 0, unless that is but the last node of a tail."""
-        x, p = self.slopes.values, self.slopes.probabilities
-        smallest = jnp.min(jnp.where((x > 0) & (p > 0), x, jnp.inf))
-        weight = jnp.max(jnp.where(x == smallest, p, 0))
-        return -jnp.log(jnp.max(x)), -jnp.log(smallest), weight > TAIL
+        log_x, p = self.slopes.logs, self.slopes.probabilities
+        smallest = jnp.min(jnp.where((log_x > -jnp.inf) & (p > 0), log_x, jnp.inf))
+        weight = jnp.max(jnp.where(log_x == smallest, p, 0))
+        return -jnp.max(log_x), -smallest, weight > TAIL
 
     def atoms(self) -> tuple[Array, Array, Array]:
         """P(d = 0) at 0; orthogonal weights keep 1 - L (1 - P(d^2 = v)) at (s2 v)^L, v the largest value."""
@@ -150,7 +150,7 @@ def jacobian_law(
 @functools.partial(jax.jit, static_argnums=(3, 4))
 def _law(slopes: SquaredSlopes, depth: Array, variance: Array, gaussian: bool, points: int) -> SpectralLaw:
     top = jax.lax.stop_gradient(jnp.max(slopes.values))  # w in units of 1 / max d^2
-    scaled = SquaredSlopes(slopes.values / top, slopes.probabilities, slopes.error / top)
+    scaled = SquaredSlopes(slopes.values / top, slopes.probabilities, slopes.error / top, slopes.logs - jnp.log(top))
     equation = Product(scaled, depth, jnp.log(variance * top), gaussian)
     return solve(equation, points, depth * jnp.abs(scaled.error) / scaled.moment(1))
 

@@ -28,11 +28,20 @@ class SquaredSlopes:
         values: (k,), >= 0.
         probabilities: (k,), they add up to 1.
         error: estimated error of the mean.
+        log_values: (k,), ln d^2 of slopes whose square underflows; None for the logs of `values`. Only -inf is dead.
     """
 
     values: Array
     probabilities: Array
     error: Array | float = 0.0
+    log_values: Array | None = None
+
+    @property
+    def logs(self) -> Array:
+        """ln d^2, -inf for dead units."""
+        if self.log_values is not None:
+            return self.log_values
+        return jnp.where(self.values > 0, jnp.log(jnp.where(self.values > 0, self.values, 1)), -jnp.inf)
 
     def moment(self, k: int) -> Array:
         """mu_k = E d^(2k)."""
@@ -41,7 +50,7 @@ class SquaredSlopes:
     @property
     def zero(self) -> Array:
         """P(d = 0): the dead units."""
-        return jnp.sum(jnp.where(self.values == 0, self.probabilities, 0))
+        return jnp.sum(jnp.where(self.logs == -jnp.inf, self.probabilities, 0))
 
     @property
     def largest(self) -> tuple[Array, Array]:
@@ -83,9 +92,9 @@ def squared_slopes(activation: str | activations.Activation, q: Any = 1.0) -> Sq
         return SquaredSlopes(jnp.asarray(values, q.dtype), probabilities, jnp.zeros_like(q))
     a, half = _quadrature.panel_nodes(_edges(jax.lax.stop_gradient(q), entry.kinks))
     share = half[:, None] * jnp.exp(-0.5 * a * a / q) / jnp.sqrt(2 * jnp.pi * q)
-    values, probabilities = entry.derivative(a) ** 2, share * _quadrature.KRONROD
+    values, logs, probabilities = entry.derivative(a) ** 2, 2 * entry.log_slope(a), share * _quadrature.KRONROD
     error = jnp.abs(jnp.sum((probabilities - share * _quadrature.GAUSS) * values))
-    return SquaredSlopes(values.ravel(), (probabilities / jnp.sum(probabilities)).ravel(), error)
+    return SquaredSlopes(values.ravel(), (probabilities / jnp.sum(probabilities)).ravel(), error, logs.ravel())
 
 
 def _edges(q: Array, kinks: tuple[float, ...]) -> Array:
