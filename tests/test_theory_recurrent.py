@@ -5,7 +5,7 @@ import itertools
 
 import jax
 import jax.numpy as jnp
-import mpmath
+import mpmath as mp
 import numpy as np
 import pytest
 from scipy.integrate import quad
@@ -155,6 +155,48 @@ def test_origin_spectra_against_eigenvalues():
     np.testing.assert_allclose(grad, (f(4.001) - f(3.999)) / 0.002, rtol=1e-6)
 
 
+def exponent_of_the_disc(u, center, radius):
+    """ln s with the fraction u of the disc outside abs = s, in 70 digits: the area of a lens, halved by bisection."""
+    u, center, radius = (mp.mpf(float(v)) if not isinstance(v, mp.mpf) else v for v in (u, center, radius))
+
+    def outside(s):
+        if s <= radius - center:
+            return 1 - (s / radius) ** 2
+        at_zero = mp.acos((center**2 + s**2 - radius**2) / (2 * center * s))
+        at_center = mp.acos((center**2 + radius**2 - s**2) / (2 * center * radius))
+        sector = lambda t: t - mp.sin(2 * t) / 2
+        return 1 - (s**2 * sector(at_zero) + radius**2 * sector(at_center)) / (mp.pi * radius**2)
+
+    low, high = abs(center - radius) if center > radius else mp.mpf(0), center + radius
+    for _ in range(150):
+        middle = (low + high) / 2
+        low, high = (middle, high) if outside(middle) > u else (low, middle)
+    return mp.log(low)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("leak", [1e-9, 1e-4, 0.3, 0.9])
+def test_leaky_origin_spectrum_keeps_its_digits_in_slow_units(leak, dtype):
+    for u in (1e-9, 0.01, 0.5, 0.99):
+        with mp.workdps(70):
+            share, gain, d = (mp.mpf(float(dtype(v))) for v in (u, 0.9, leak))
+            want = float(exponent_of_the_disc(share, 1 - d, d * gain) / d)
+        found = recurrent.leaky_origin_spectrum(dtype(u), dtype(0.9), dtype(leak))
+        np.testing.assert_allclose(found, want, rtol=50 * float(jnp.finfo(dtype).eps))
+
+
+def test_gated_origin_spectra_keep_their_digits_in_slow_units():
+    with mp.workdps(70):
+        logistic = lambda v: 1 / (1 + mp.exp(-v))
+        gru = float(exponent_of_the_disc(0.01, logistic(8), logistic(-8) / 2))
+        lstm = float(exponent_of_the_disc(0.3, logistic(12), logistic(-9)))
+    for dtype, rtol in ((jnp.float32, 2e-6), (jnp.float64, 1e-12)):
+        found = recurrent.gru_origin_spectrum(dtype(0.01), dtype(1), keep_bias=dtype(8), reset_bias=dtype(0))
+        np.testing.assert_allclose(found, gru, rtol=rtol)
+        biases = {"forget_bias": dtype(12), "input_bias": dtype(-9), "output_bias": dtype(0)}
+        np.testing.assert_allclose(recurrent.lstm_origin_spectrum(dtype(0.3), dtype(4), **biases), lstm, rtol=rtol)
+
+
 # Linear units
 
 
@@ -182,17 +224,17 @@ def test_lru_and_irnn():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_linear_units_keep_their_digits_at_the_ends(dtype):
     def check(f, truth, first, second):
-        with mpmath.workdps(60):
-            pairs = [tuple(map(mpmath.mpf, map(float, pair))) for pair in zip(first, second, strict=True)]
+        with mp.workdps(60):
+            pairs = [tuple(map(mp.mpf, map(float, pair))) for pair in zip(first, second, strict=True)]
             want = [float(truth(*pair)) for pair in pairs]
-            slopes = [[float(mpmath.diff(truth, pair, order)) for pair in pairs] for order in ((1, 0), (0, 1))]
+            slopes = [[float(mp.diff(truth, pair, order)) for pair in pairs] for order in ((1, 0), (0, 1))]
         eps = float(np.finfo(dtype).eps)
         np.testing.assert_allclose(f(first, second), want, rtol=16 * eps)
         np.testing.assert_allclose(jax.vmap(jax.grad(f, (0, 1)))(first, second), slopes, rtol=64 * eps, atol=2 * eps)
 
     low = np.array([0, 0, 0.5, 0.9, 0.3, 1 - 5e-6, 0.2, 0], dtype)
     high = np.array([1e-4, 1e-9, 0.5 + 1e-6, 0.999, 0.43, 1 - 2e-6, 0.37, 0.3], dtype)
-    gain = lambda a, b: mpmath.log((1 - a * a) / (1 - b * b)) / (b * b - a * a)
+    gain = lambda a, b: mp.log((1 - a * a) / (1 - b * b)) / (b * b - a * a)
     check(recurrent.lru_gain, gain, low, high)
     assert recurrent.lru_gain(dtype(0), np.finfo(dtype).tiny) == 1
     l = np.array([0.99999, -0.99999, 0.9998, -0.9998, 0.4, -0.4, 0.999999], dtype)

@@ -43,7 +43,7 @@ def leaky_origin_spectrum(u: Any, gain: Any, leak: Any = 1.0) -> Array:
     u = _fraction(name, u)
     flows = leak == 0
     d = jnp.where(flows, 1, leak)
-    return jnp.where(flows, gain * _semicircle(u) - 1, _disc(u, (1 - d, d * gain)) / d)
+    return jnp.where(flows, gain * _semicircle(u) - 1, _disc(u, d, d * gain) / d)
 
 
 def gru_origin_spectrum(u: Any, weight_variance: Any, *, reset_bias: Any = 0.0, keep_bias: Any = 0.0) -> Array:
@@ -76,7 +76,7 @@ def gru_origin_spectrum(u: Any, weight_variance: Any, *, reset_bias: Any = 0.0, 
     sigma = jnp.sqrt(_domain.positive(name, "weight_variance", weight_variance))
     keep, reset = _gates.finite(name, "keep_bias", keep_bias), _gates.finite(name, "reset_bias", reset_bias)
     radius = jax.nn.sigmoid(-keep) * jax.nn.sigmoid(reset) * sigma
-    return _disc(_fraction(name, u), (jax.nn.sigmoid(keep), radius))
+    return _disc(_fraction(name, u), jax.nn.sigmoid(-keep), radius)
 
 
 def lstm_origin_spectrum(
@@ -110,35 +110,69 @@ def lstm_origin_spectrum(
     name = "theory.lstm_origin_spectrum"
     sigma = jnp.sqrt(_domain.positive(name, "weight_variance", weight_variance))
     biases = {"input_bias": input_bias, "forget_bias": forget_bias, "output_bias": output_bias}
-    i, f, o = (jax.nn.sigmoid(_gates.finite(name, argument, value)) for argument, value in biases.items())
-    return _disc(_fraction(name, u), (f, i * o * sigma))
+    i, f, o = (_gates.finite(name, argument, value) for argument, value in biases.items())
+    return _disc(_fraction(name, u), jax.nn.sigmoid(-f), jax.nn.sigmoid(i) * jax.nn.sigmoid(o) * sigma)
 
 
 def _fraction(name: str, u: Any) -> Array:
     return _domain.within(name, "u", u, lambda v: (v > 0) & (v < 1), "0 < u < 1")
 
 
-def _lens(s: Array, center: Array, radius: Array) -> Array:
-    """The part of the disc within the circle of radius s about 0, as a fraction of the disc."""
-    contained, apart = s <= radius - center, s <= center - radius
-    cut = ~contained & ~apart & (s < center + radius)
-    a, s_cut = jnp.where(cut, center, 1), jnp.where(cut, s, radius)  # a triangle s, R, a with a = 1 would not close
-    a = jnp.where(cut, a, radius)
-    angle = lambda near, far: jnp.arccos(jnp.clip((a * a + near * near - far * far) / (2 * a * near), -1, 1))
-    at_zero, at_center = angle(s_cut, radius), angle(radius, s_cut)
-    area = s_cut**2 * (at_zero - jnp.sin(2 * at_zero) / 2) + radius**2 * (at_center - jnp.sin(2 * at_center) / 2)
-    outside = jnp.where(apart, 0, jnp.where(contained, (s / radius) ** 2, 1))
-    return jnp.where(cut, area / (jnp.pi * radius**2), outside)
+def _cubic(v: Array) -> Array:
+    """(v - sin v) / v^3."""
+    series = jnp.ones_like(v)
+    for k in range(18, 3, -2):  # 1 - v^2 / (4 5) (1 - v^2 / (6 7) (...))
+        series = 1 - v * v / (k * (k + 1)) * series
+    small = v < 1
+    large = jnp.where(small, 1, v)
+    return jnp.where(small, series / 6, (large - jnp.sin(large)) / large**3)
+
+
+@jax.custom_jvp
+def _outside(z: Array, c: Array) -> Array:
+    """The part of the unit disc outside the circle of radius c + z about -c; the two cut at x = z - (1 - z^2) / (2 c).
+
+    What a chord cuts off, at the half angle t seen from the center, is r^2 (2 t - sin 2 t) / 2.
+    """
+    at_zero, at_center = _angles(z, c)
+    return (
+        4 / jnp.pi * (at_center**3 * _cubic(2 * at_center) - (at_zero * (c + z)) ** 2 * at_zero * _cubic(2 * at_zero))
+    )
+
+
+@_outside.defjvp
+def _(point, tangents):
+    (z, c), (dz, dc) = point, tangents
+    t = _angles(z, c)[0]
+    arc = -2 / jnp.pi * (c + z) * t
+    return _outside(z, c), arc * (dz + t**2 * _cubic(t) * dc)
+
+
+def _angles(z: Array, c: Array) -> tuple[Array, Array]:
+    """Half the angles at which the two points where the circles meet are seen from -c and from 0."""
+    right, left = (1 - z) * (1 + (1 + z) / (2 * c)), (1 + z) * (1 - (1 - z) / (2 * c))  # 1 - x, 1 + x
+    y = jnp.sqrt(jnp.maximum(right, 0) * jnp.maximum(left, 0))
+    x = jnp.where(left < right, left - 1, 1 - right)
+    return jnp.arctan2(y, c + x), jnp.arctan2(y, x)
 
 
 @jax.jit
-def _disc(u: Array, disc: Any) -> Array:
-    """ln abs of the modulus that the fraction u of the disc (center, radius) exceeds."""
-    residual = lambda s, theta: 1 - _lens(s, *theta[1]) - theta[0]
-    low, high = lax.stop_gradient((jnp.maximum(disc[0] - disc[1], 0), disc[0] + disc[1]))
-    fixed = lax.stop_gradient((u, disc))
-    s = _roots.bisect(lambda s: residual(s, fixed), low + 0 * u, high + 0 * u, 60)
-    return jnp.log(_roots.attach(residual, s, (u, disc)))
+def _disc(u: Array, loss: Array, radius: Array) -> Array:
+    """ln abs of the modulus that the fraction u of the disc of center a = 1 - loss exceeds.
+
+    It is a + R z, with z the position in the disc: to the accuracy of R, however small it is beside a.
+    """
+    center = 1 - loss
+    c = jnp.minimum(center / radius, jnp.finfo(u.dtype).eps ** -2.0) + 0 * u
+    contained = jnp.sqrt(1 - u) <= 1 - c
+    safe = jnp.where(contained, 1, c)
+    residual = lambda z, theta: _outside(z, theta[1]) - theta[0]
+    fixed = lax.stop_gradient((u, safe))
+    z = _roots.bisect(lambda z: residual(z, fixed), jnp.maximum(-1, 1 - 2 * fixed[1]), jnp.ones_like(u), 60)
+    rise = radius * _roots.attach(residual, z, (u, safe)) - loss
+    near = jnp.abs(rise) < 0.5
+    cut = jnp.where(near, jnp.log1p(jnp.where(near, rise, 0)), jnp.log(jnp.where(near, 1, 1 + rise)))
+    return jnp.where(contained, jnp.log(radius) + jnp.log1p(-u) / 2, cut)
 
 
 def _semicircle(u: Array) -> Array:
