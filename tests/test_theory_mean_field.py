@@ -314,6 +314,15 @@ def test_bad_input_is_nan_under_jit():
     assert not found.converged.any()
 
 
+@pytest.mark.parametrize(("q", "bias"), [(1e-14, 3e-13), (1e-7, 1e-7), (1e-7, 4e-6), (1e-30, 4e-6)])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_a_first_variance_below_the_bracket(q, bias, dtype):
+    weights, bias, q = dtype(0.5), dtype(bias), dtype(q)
+    found = mf.variance_fixed_point("linear", weight_variance=weights, bias_variance=bias, q=q)
+    assert float(found.value) == pytest.approx(2 * float(bias), rel=8 * float(jnp.finfo(dtype).eps))
+    assert found.converged
+
+
 @pytest.mark.slow
 def test_float32():
     found = mf.phase("tanh", weight_variance=jnp.float32(3), bias_variance=jnp.float32(0.05), q=jnp.float32(1))

@@ -165,7 +165,8 @@ def fixed_point(f: Any, sw2: Array, sb2: Array, q0: Array) -> tuple[FixedPoint, 
         return jnp.log(sw2 * moment(lambda a: f(a) ** 2, jnp.exp(x), f.kinks, panels)[0] + sb2) - x
 
     def solve():
-        start, least, most = (jnp.asarray(v, q0.dtype) for v in (jnp.log(q0), 0.75 * math.log(eps), math.log(LARGEST)))
+        least, most = (jnp.asarray(v, q0.dtype) for v in (0.75 * math.log(eps), math.log(LARGEST)))
+        start = jnp.clip(jnp.log(q0), least, most)
         gain = sw2 * second_moment(f, jnp.exp(least))[0] / jnp.exp(least)
         falls = jnp.log(gain + sb2 / jnp.exp(least)) < -8 * eps
 
