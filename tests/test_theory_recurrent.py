@@ -9,7 +9,8 @@ import mpmath as mp
 import numpy as np
 import pytest
 from scipy.integrate import quad
-from scipy.special import expit
+from scipy.optimize import brentq
+from scipy.special import expit, ndtr
 
 from jacspec.theory import recurrent
 
@@ -82,6 +83,40 @@ def test_a_silent_network_has_the_circular_law():
     net = recurrent.rate_network(0.9)
     assert float(net.q) == float(net.dimension) == float(net.entropy) == 0
     np.testing.assert_allclose(net.mean, np.log(0.9) - 0.5, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize(("activation", "gain"), [("erf", 3.0), ("erf", 10.0), ("tanh", 40.0), ("tanh", 300.0)])
+def test_spectrum_and_dimension_of_saturated_units(activation, gain, dtype):
+    """<y D^2 / (1 + y D^2)> = u by the midpoint rule and Brent's method, and L(u) = 0 at the dimension."""
+    net = recurrent.rate_network(dtype(gain), activation=activation, input_variance=dtype(0))
+    z = (np.arange(400_000) + 0.5) / 40_000
+    p, h = np.exp(-z * z / 2) / np.exp(-z * z / 2).sum(), np.sqrt(float(net.q)) * z
+    log = np.log(4 / np.pi) - 2 * h**2 if activation == "erf" else 2 * (np.log(4) - 2 * (h + np.log1p(np.exp(-2 * h))))
+    root = lambda u: brentq(lambda y: expit(y + log) @ p - u, -50, 50 - log.min())
+    want = [np.log(gain) + (np.log(u) - root(u)) / 2 for u in (1e-3, 0.5, 0.99)]
+    found = recurrent.rate_spectrum(jnp.asarray([1e-3, 0.5, 0.99], dtype), dtype(gain), activation=activation)
+    rtol = {jnp.float32: 2e-6, jnp.float64: 2e-9}[dtype]
+    np.testing.assert_allclose(found, want, rtol=rtol)
+    y = root(float(net.dimension))
+    mean = (
+        np.log(gain) + (np.log(float(net.dimension)) - y - 1 + np.logaddexp(0, y + log) @ p / float(net.dimension)) / 2
+    )
+    assert abs(mean) < 20 * rtol
+
+
+def test_a_spectrum_that_is_not_resolved_is_nan():
+    """GELU's slope has a zero and a minimum; what is said of it agrees with the midpoint rule."""
+    u = jnp.array([0.3, 0.7, 0.9, 0.99])
+    q = float(recurrent.rate_network(1.3, activation="gelu", input_variance=1.0).q)
+    z = (np.arange(2_000_000) + 0.5) / 100_000 - 10
+    p, h = np.exp(-z * z / 2) / np.exp(-z * z / 2).sum(), np.sqrt(q) * z
+    log = 2 * np.log(np.abs(ndtr(h) + h * np.exp(-h * h / 2) / np.sqrt(2 * np.pi)))
+    want = [np.log(1.3) + (np.log(v) - brentq(lambda y, v=v: expit(y + log) @ p - v, -50, 1000)) / 2 for v in u]
+    found = np.asarray(recurrent.rate_spectrum(u, 1.3, activation="gelu", input_variance=1.0))
+    known = np.isfinite(found)
+    assert known[:2].all()
+    np.testing.assert_allclose(found[known], np.array(want)[known], rtol=1e-3, atol=1e-3)
 
 
 def test_any_activation_and_its_dead_units():

@@ -10,10 +10,11 @@ which is (1/2) ln[g^2 (1 - u) / S(-u)] with S the S-transform of D^2 (m = -psi(-
     L(u) = int_0^u lambda du = u (lambda(u) - 1/2) + (1/2) <ln(1 + y D^2)>,
 
 so that the Kaplan-Yorke dimension (L = 0), the entropy (L where lambda = 0) and the mean exponent (L(1)) cost one root.
+Where units saturate, ln D^2 falls steeply and y D^2 / (1 + y D^2) is a step in h: panels are set around it for every y.
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,12 +23,19 @@ from jax import Array, lax
 from jacspec import activations
 from jacspec._pytree import pytree
 from jacspec.activations import Activation
-from jacspec.theory import _domain
+from jacspec.theory import _domain, _quadrature
 from jacspec.theory._quadrature import gaussian_mean
 from jacspec.theory.recurrent import _roots
 
-LOG_Y = (-60.0, 800.0)
 TOLERANCE = 1e-9
+MARGIN = 60.0
+"""How far ln y is searched for beyond the least and the largest -ln D^2."""
+
+UNSURE = 1e-3
+"""The error of lambda(u), estimated from two rules and relative to 1 + abs lambda, beyond which it is NaN."""
+
+SMOOTH, STEEP = 12, 24
+"""Panels on each side of h = 0 for the density and for the step of y D^2 / (1 + y D^2)."""
 
 
 @pytree
@@ -98,7 +106,8 @@ def rate_spectrum(u: Any, gain: Any, *, activation: str | Activation = "tanh", i
         input_variance: v >= 0, of independent Gaussian input at every step; scalar.
 
     Returns:
-        Exponents of the shape of u, nats per step; -inf from the fraction of live units on (ReLU, hard tanh).
+        Exponents of the shape of u, nats per step; -inf from the fraction of live units on (ReLU, hard tanh); NaN where
+        the quadrature may err by more than 1e-3 (1 + abs lambda): for slopes of several zeros or branches (GELU) at some u.
 
     Raises:
         TypeError: for what is no real number, or an activation without a derivative.
@@ -131,8 +140,59 @@ def _variance(theta: Any, phi: Activation) -> tuple[Array, Array]:
 
 def _slopes(q: Array, phi: Activation):
     """Means over ln phi'^2: f -> <f(2 ln abs phi')>; in a silent network the limit q -> 0+, which kinks feel."""
-    tiny = jnp.finfo(q.dtype).tiny ** 0.25
-    return lambda f: gaussian_mean(lambda a: f(2 * phi.log_slope(a)), jnp.where(q > tiny, q, q + tiny), phi.kinks)
+    q = jnp.where(q > _tiny(q), q, q + _tiny(q))
+    return lambda f: gaussian_mean(lambda a: f(2 * phi.log_slope(a)), q, phi.kinks)
+
+
+def _tiny(q: Array) -> float:
+    return float(jnp.finfo(q.dtype).tiny) ** 0.25
+
+
+class _Parts(NamedTuple):
+    """Over live units: hit = <y D^2 / (1 + y D^2)> and its error, missed = <1 / (1 + y D^2)>, log = <ln(1 + y D^2)>."""
+
+    hit: Array
+    missed: Array
+    log: Array
+    error: Array
+
+
+def _nodes(log_y: Array, q: Array, phi: Activation) -> tuple[Array, Array]:
+    """Nodes and half widths of panels about 0, at the kinks and about the h with y phi'(h)^2 = 1, on either side."""
+    log_y, q = lax.stop_gradient((log_y, q))
+    scale, end = jnp.minimum(1, jnp.sqrt(q)), _quadrature.REACH * jnp.sqrt(q)
+    share = jnp.linspace(0, 1, SMOOTH + 1, dtype=q.dtype)
+    smooth = scale * jnp.sinh(jnp.arcsinh(end / scale) * share * (1 + _quadrature.CROWDING * (1 - share)))
+
+    def side(sign):
+        log = lambda h: log_y + 2 * phi.log_slope(sign * h)
+        inner = log(jnp.zeros_like(q)) > 0
+        step = _roots.bisect(lambda h: jnp.where(inner, log(h), -log(h)), jnp.zeros_like(q), end, 40)
+        rate = jnp.abs(jax.jvp(log, (step,), (jnp.ones_like(q),))[1])
+        width = jnp.clip(1 / jnp.where(rate > 0, rate, 1 / end), jnp.finfo(q.dtype).eps * end, end)
+        grid = jnp.arcsinh(end / width) * jnp.linspace(-1, 1, STEEP + 1, dtype=q.dtype)
+        kinks = jnp.asarray([sign * kink for kink in phi.kinks], q.dtype)
+        return jnp.sort(jnp.clip(jnp.concatenate([smooth, step + width * jnp.sinh(grid), kinks]), 0, end))
+
+    return _quadrature.panel_nodes(jnp.concatenate([-side(-1.0)[:0:-1], side(1.0)]))
+
+
+def _parts(log_y: Array, q: Array, phi: Activation) -> _Parts:
+    q = jnp.where(q > _tiny(q), q, q + _tiny(q))
+    h, half = _nodes(log_y, q, phi)
+    s = log_y + 2 * phi.log_slope(h)
+    live = s > -jnp.inf
+    s, density = jnp.where(live, s, 0), jnp.where(live, jnp.exp(-0.5 * h * h / q) / jnp.sqrt(2 * jnp.pi * q), 0)
+    values = jnp.stack([jax.nn.sigmoid(s), jax.nn.sigmoid(-s), jax.nn.softplus(s)]) * density * half[:, None]
+    kronrod, gauss = (values @ jnp.asarray(rule, q.dtype) for rule in (_quadrature.KRONROD, _quadrature.GAUSS))
+    return _Parts(*kronrod.sum(-1), _quadrature.disagreement(kronrod[0], gauss[0], kronrod[0]).sum())
+
+
+def _bracket(q: Array, phi: Activation) -> tuple[Array, Array]:
+    """Least and largest -ln D^2 of live units."""
+    q = jnp.where(q > _tiny(q), q, q + _tiny(q))
+    log = 2 * phi.log_slope(_nodes(jnp.zeros_like(q), q, phi)[0])
+    return lax.stop_gradient((-jnp.max(log), -jnp.min(jnp.where(log > -jnp.inf, log, jnp.inf))))
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -146,8 +206,7 @@ def _network(theta: Any, phi: Activation) -> RateNetwork:
     leading = jnp.log(gain) + 0.5 * jnp.log(square)
     mean = jnp.where(dead > 0, -jnp.inf, jnp.log(gain) - 0.5 + 0.5 * live)
 
-    def fraction(log_y):
-        return over(lambda log: jax.nn.sigmoid(log_y + log))[0]
+    fraction = lambda log_y: _parts(log_y, q, phi).hit
 
     def exponent(log_y):
         return jnp.log(gain) + 0.5 * (jnp.log(fraction(log_y)) - log_y)
@@ -155,11 +214,11 @@ def _network(theta: Any, phi: Activation) -> RateNetwork:
     def average(log_y, theta):
         """L(u) / u: the mean of the exponents above lambda(u)."""
         gain, q = theta
-        m = _slopes(q, phi)(lambda log: jax.nn.sigmoid(log_y + log))[0]
-        logs = _slopes(q, phi)(lambda log: jax.nn.softplus(log_y + log))[0]
-        return jnp.log(gain) + 0.5 * (jnp.log(m) - log_y) - 0.5 + 0.5 * logs / m
+        parts = _parts(log_y, q, phi)
+        return jnp.log(gain) + 0.5 * (jnp.log(parts.hit) - log_y) - 0.5 + 0.5 * parts.log / parts.hit
 
-    low, high = (jnp.asarray(v, q.dtype) for v in LOG_Y)
+    low, high = _bracket(q, phi)
+    low, high = low - MARGIN, high + MARGIN
     fixed = lax.stop_gradient((gain, q))
     zero = _roots.bisect(lambda y: lax.stop_gradient(exponent(y)), low, high, 60)
     chaotic = leading > 0
@@ -185,18 +244,24 @@ def _network(theta: Any, phi: Activation) -> RateNetwork:
 def _spectrum(u: Array, theta: Any, phi: Activation) -> Array:
     q, _ = _variance(theta, phi)
 
-    def residual(log_y, theta):
-        u, q = theta
-        return u - _slopes(q, phi)(lambda log: jax.nn.sigmoid(log_y + log))[0]
+    dead, _ = _slopes(q, phi)(lambda log: (log == -jnp.inf).astype(log.dtype))
+    low, high = _bracket(q, phi)
 
-    low, high = (jnp.asarray(v, q.dtype) for v in LOG_Y)
+    def residual(log_y, theta):
+        odds, q = theta
+        parts = _parts(log_y, q, phi)
+        return odds - (jnp.log(parts.hit) - jnp.log(parts.missed))
 
     def one(u):
-        fixed = lax.stop_gradient((u, q))
-        log_y = _roots.bisect(lambda y: residual(y, fixed), low, high, 60)
-        log_y = _roots.attach(residual, log_y, (u, q))
-        live, _ = _slopes(q, phi)(lambda log: (log > -jnp.inf).astype(log.dtype))
+        inner = jnp.where(u < 1 - dead, u, (1 - dead) / 2)
+        odds = jnp.log(inner) - jnp.log(1 - dead - inner)
+        fixed = lax.stop_gradient((odds, q))
+        reach = jnp.abs(fixed[0]) + MARGIN
+        log_y = _roots.bisect(lambda y: residual(y, fixed), low - reach, high + reach, 60)
+        log_y = _roots.attach(residual, log_y, (odds, q))
         value = jnp.log(theta[0]) + 0.5 * (jnp.log(u) - log_y)
-        return jnp.where(u < live, value, jnp.where(jnp.isnan(u + q), jnp.nan, -jnp.inf))
+        parts, slope = jax.jvp(lambda y: _parts(y, q, phi), (lax.stop_gradient(log_y),), (jnp.ones_like(log_y),))
+        sure = 0.5 * parts.error <= UNSURE * (1 + jnp.abs(value)) * slope.hit
+        return jnp.where(u < 1 - dead, jnp.where(sure, value, jnp.nan), jnp.where(jnp.isnan(u + q), jnp.nan, -jnp.inf))
 
     return jax.vmap(one)(u.ravel()).reshape(u.shape)
