@@ -105,11 +105,11 @@ def test_spectrum_and_dimension_of_saturated_units(activation, gain, dtype):
     assert abs(mean) < 20 * rtol
 
 
-def test_a_spectrum_that_is_not_resolved_is_nan():
-    """GELU's slope has a zero and a minimum; what is said of it agrees with the midpoint rule."""
+def test_spectrum_of_slopes_with_zeros():
+    """GELU's slope has a zero and a minimum; where it is not NaN the spectrum agrees with the midpoint rule."""
     u = jnp.array([0.3, 0.7, 0.9, 0.99])
     q = float(recurrent.rate_network(1.3, activation="gelu", input_variance=1.0).q)
-    z = (np.arange(2_000_000) + 0.5) / 100_000 - 10
+    z = (np.arange(400_000) + 0.5) / 20_000 - 10
     p, h = np.exp(-z * z / 2) / np.exp(-z * z / 2).sum(), np.sqrt(q) * z
     log = 2 * np.log(np.abs(ndtr(h) + h * np.exp(-h * h / 2) / np.sqrt(2 * np.pi)))
     want = [np.log(1.3) + (np.log(v) - brentq(lambda y, v=v: expit(y + log) @ p - v, -50, 1000)) / 2 for v in u]
