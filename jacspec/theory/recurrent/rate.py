@@ -185,7 +185,8 @@ def _parts(log_y: Array, q: Array, phi: Activation) -> _Parts:
     s, density = jnp.where(live, s, 0), jnp.where(live, jnp.exp(-0.5 * h * h / q) / jnp.sqrt(2 * jnp.pi * q), 0)
     values = jnp.stack([jax.nn.sigmoid(s), jax.nn.sigmoid(-s), jax.nn.softplus(s)]) * density * half[:, None]
     kronrod, gauss = (values @ jnp.asarray(rule, q.dtype) for rule in (_quadrature.KRONROD, _quadrature.GAUSS))
-    return _Parts(*kronrod.sum(-1), _quadrature.disagreement(kronrod[0], gauss[0], kronrod[0]).sum())
+    hit, missed, log = kronrod.sum(-1)
+    return _Parts(hit, missed, log, _quadrature.disagreement(kronrod[0], gauss[0], kronrod[0]).sum())
 
 
 def _bracket(q: Array, phi: Activation) -> tuple[Array, Array]:

@@ -207,7 +207,8 @@ def _fixed_points(w, b):
 
     def find(exists, ends, rising):
         c = jnp.where(exists, b, -w / 2)
-        root = bisection(lambda x: x - w * s(x) - c, lambda x: 1 - w * ds(x), *ends(c), rising)
+        low, high = ends(c)
+        root = bisection(lambda x: x - w * s(x) - c, lambda x: 1 - w * ds(x), low, high, rising)
         return jnp.where(exists, root, jnp.nan)
 
     lower = find(below, lambda c: (jnp.minimum(c, left), left), True)
