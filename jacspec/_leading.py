@@ -77,8 +77,9 @@ def pull_block(chain: JacobianChain, Y: Array) -> Array:
 def _left_vectors(graded: recursion.Graded, V: Array, values: Array) -> Array:
     """The left singular vectors in the basis Q, diag(e^l) U V diag(e^-values), (k, width).
 
-    V (n, width) holds right singular vectors of diag(e^l) U, `values` (width,) their log singular values. An entry is at most 1. Where l_i is far above a value, what e^(l_i - value) magnifies is rounding: it lies along the
-    vectors of larger values, which are in the block too, and is cut to 1.
+    V (n, width) holds right singular vectors of diag(e^l) U, `values` (width,) their log singular values. An entry is
+    at most 1. Where l_i is far above a value, what e^(l_i - value) magnifies is rounding: it lies along the vectors of
+    larger values, which are in the block too, and is cut to 1.
     """
     depth = graded.logs.hi[:, None] - values + graded.logs.lo[:, None]
     live = jnp.isfinite(graded.logs.hi)[:, None] & jnp.isfinite(values)

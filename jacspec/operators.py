@@ -248,7 +248,7 @@ class Linearized:
         """J V by one linearization, mapped over the columns."""
         f, flat = self._flat()
         if V.dtype != flat.dtype:  # in low precision J is rounded, and V is not
-            return matmul(self.dense().astype(V.dtype), V)
+            return Matrix(self.dense().astype(V.dtype)).push(V)
         _, jvp = jax.linearize(f, flat)
         return jax.vmap(jvp, in_axes=1, out_axes=1)(V)
 
@@ -256,7 +256,7 @@ class Linearized:
         """J^T U by one linearization, mapped over the columns."""
         f, flat = self._flat()
         if U.dtype != flat.dtype:
-            return matmul(self.dense().T.astype(U.dtype), U)
+            return Matrix(self.dense().astype(U.dtype)).pull(U)
         _, vjp = jax.vjp(f, flat)
         return jax.vmap(lambda u: vjp(u)[0], in_axes=1, out_axes=1)(U)
 

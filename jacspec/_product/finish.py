@@ -104,7 +104,7 @@ def attached_jvp(primals, tangents):
 
 
 def _inverse(M: Array) -> Array:
-    """M^-1, or (M^T M + eps)^-1 M^T where M is singular: parallel rows of noise then leave the others alone."""
+    """M^-1 of M (m, m), or (M^T M + eps)^-1 M^T where M is singular: parallel rows of noise then leave the others alone."""
     eps, eye = float(jnp.finfo(M.dtype).eps), jnp.eye(M.shape[0], dtype=M.dtype)
     inverse = _lapack.inverse(M)
     damped = matmul(_lapack.inverse(matmul(M.T, M) + eps * eye), M.T)

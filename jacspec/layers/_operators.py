@@ -10,7 +10,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from jacspec._pytree import pytree, static
-from jacspec.operators import matmul, norms
+from jacspec.operators import Matrix, matmul, norms
 
 
 def call(layer: Any, h: Array, x: Any = None) -> Array:
@@ -37,13 +37,13 @@ class Linear:
     def push(self, V: Array) -> Array:
         """J V, column by column."""
         if V.dtype != self.dtype:  # in low precision J is rounded, and V is not
-            return matmul(self.dense().astype(V.dtype), V)
+            return Matrix(self.dense().astype(V.dtype)).push(V)
         return jax.vmap(self.jvp, in_axes=1, out_axes=1)(V)
 
     def pull(self, U: Array) -> Array:
         """J^T U, column by column."""
         if U.dtype != self.dtype:
-            return matmul(self.dense().T.astype(U.dtype), U)
+            return Matrix(self.dense().astype(U.dtype)).pull(U)
         transpose = jax.linear_transpose(self.jvp, jax.ShapeDtypeStruct((self.n,), self.dtype))
         return jax.vmap(lambda u: transpose(u)[0], in_axes=1, out_axes=1)(U)
 

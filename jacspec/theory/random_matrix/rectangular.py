@@ -8,6 +8,7 @@ from jax import Array
 from jacspec.theory.random_matrix._closed import at_least, positive
 
 _LOG1P = [(-1) ** (k - 1) / k for k in range(18, 1, -1)]
+"""Coefficients of (ln(1 + z) - z) / z^2, highest power first: 0.1^17 is below a rounding."""
 
 
 def marchenko_pastur_edges(aspect: Any) -> tuple[Array, Array]:
@@ -153,7 +154,7 @@ def haar_block_density(x: Any, blocks: Any) -> Array:
 def haar_block_cdf(x: Any, blocks: Any) -> Array:
     """P(eigenvalue <= x) = (k / pi)(t - a arctan(a tan t)), x = b sin(t)^2, a = 1 - 2/k, b the edge.
 
-    = (2 t + (k - 2) arctan((2/k) sin t cos t / (1 - (2/k) sin(t)^2))) / pi, without a difference
+    = (2 t + (k - 2) arctan((2/k) sin t cos t / (1 - (2/k) sin(t)^2))) / pi, where nothing cancels.
 
     Args:
         x: eigenvalue, any shape.

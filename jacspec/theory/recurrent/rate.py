@@ -140,12 +140,14 @@ def _variance(theta: Any, phi: Activation) -> tuple[Array, Array]:
 
 def _slopes(q: Array, phi: Activation):
     """Means over ln phi'^2: f -> <f(2 ln abs phi')>; in a silent network the limit q -> 0+, which kinks feel."""
-    q = jnp.where(q > _tiny(q), q, q + _tiny(q))
+    q = _lifted(q)
     return lambda f: gaussian_mean(lambda a: f(2 * phi.log_slope(a)), q, phi.kinks)
 
 
-def _tiny(q: Array) -> float:
-    return float(jnp.finfo(q.dtype).tiny) ** 0.25
+def _lifted(q: Array) -> Array:
+    """q, held above zero: a silent network is the limit q -> 0+, which kinks feel."""
+    tiny = float(jnp.finfo(q.dtype).tiny) ** 0.25
+    return jnp.where(q > tiny, q, q + tiny)
 
 
 class _Parts(NamedTuple):
@@ -178,7 +180,8 @@ def _nodes(log_y: Array, q: Array, phi: Activation) -> tuple[Array, Array]:
 
 
 def _parts(log_y: Array, q: Array, phi: Activation) -> _Parts:
-    q = jnp.where(q > _tiny(q), q, q + _tiny(q))
+    """The means at one y, ln y a scalar in nats, for h ~ N(0, q)."""
+    q = _lifted(q)
     h, half = _nodes(log_y, q, phi)
     s = log_y + 2 * phi.log_slope(h)
     live = s > -jnp.inf
@@ -191,7 +194,7 @@ def _parts(log_y: Array, q: Array, phi: Activation) -> _Parts:
 
 def _bracket(q: Array, phi: Activation) -> tuple[Array, Array]:
     """Least and largest -ln D^2 of live units."""
-    q = jnp.where(q > _tiny(q), q, q + _tiny(q))
+    q = _lifted(q)
     log = 2 * phi.log_slope(_nodes(jnp.zeros_like(q), q, phi)[0])
     return lax.stop_gradient((-jnp.max(log), -jnp.min(jnp.where(log > -jnp.inf, log, jnp.inf))))
 
