@@ -53,10 +53,13 @@ inverse = one_at_a_time(jnp.linalg.inv)
 """A^-1."""
 
 _dense = one_at_a_time(jnp.linalg.solve)
-_from_right = one_at_a_time(lambda R, B: lax.linalg.triangular_solve(R, B, left_side=False, lower=False))
-_from_right_transposed = one_at_a_time(
+from_right = one_at_a_time(lambda R, B: lax.linalg.triangular_solve(R, B, left_side=False, lower=False))
+"""X with X R = B for R upper triangular."""
+
+from_right_transposed = one_at_a_time(
     lambda R, B: lax.linalg.triangular_solve(R, B, left_side=False, lower=False, transpose_a=True)
 )
+"""X with X R^T = B for R upper triangular."""
 
 
 def solve(A: Array, b: Array) -> Array:
@@ -71,5 +74,5 @@ def divide_right(B: Array, R: Array) -> Array:
     """X with X R = B for R upper triangular, differentiable to every order."""
     fixed = lax.stop_gradient(R)
     return lax.custom_linear_solve(
-        lambda X: matmul(X, R), B, lambda _, B: _from_right(fixed, B), lambda _, B: _from_right_transposed(fixed, B)
+        lambda X: matmul(X, R), B, lambda _, B: from_right(fixed, B), lambda _, B: from_right_transposed(fixed, B)
     )

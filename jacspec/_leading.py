@@ -59,7 +59,7 @@ def leading_values(chain: JacobianChain, k: int) -> tuple[recursion.Graded, Arra
 
 def push_block(chain: JacobianChain, X: Array) -> recursion.Graded:
     """P X for orthonormal columns X (n, b), as a graded product Q diag(e^l) U with U of shape (b, b)."""
-    start = recursion.identity(X.shape[1], X.dtype)._replace(Q=X)
+    start = recursion.start(X)
 
     @jax.checkpoint
     def step(graded, J, t):

@@ -4,6 +4,7 @@ Both carry a graded product, and beside it a witness: a random vector pushed (or
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -13,12 +14,11 @@ from jax import Array
 
 from jacspec._links import Listed
 from jacspec._product import recursion
+from jacspec._product.image import Image, given, guide, image, live_rows
+from jacspec._pytree import pytree
 from jacspec.chain import JacobianChain, rescale
-from jacspec.operators import norms, row_norms
+from jacspec.operators import in_turn, norms, row_norms
 from jacspec.typing import StepJacobian
-
-WITNESS_SEED = 0x6A616373706563
-"""Nobody else's: a state drawn with the seed of the witness would be the witness, and a norm annihilates its state."""
 
 
 class Wobble(NamedTuple):
@@ -36,7 +36,7 @@ def without_basis(graded: recursion.Graded) -> recursion.Graded:
 def forward(chain: JacobianChain, horizons: tuple[int, ...], wobble: Wobble | None = None) -> Any:
     """J_t ... J_1 at each horizon: graded products stacked along a leading axis, or a list where widths change."""
     n, dtype = chain.shape[1], chain.dtype
-    start = (recursion.identity(n, dtype), _witness(n, dtype))
+    start = (recursion.identity(n, dtype), (guide(n, dtype), jnp.zeros((), dtype)))
     step = functools.partial(_forward_step, wobble=wobble)
 
     def record(carry):
@@ -49,32 +49,46 @@ def forward(chain: JacobianChain, horizons: tuple[int, ...], wobble: Wobble | No
 @jax.jit
 @jax.checkpoint
 def _forward_step(carry: Any, J: StepJacobian, t: Array, wobble: Wobble | None = None) -> Any:
-    graded, witness = carry
-    A = J.push(graded.Q)
-    rank = _live_columns(J, A.shape[0], A.dtype)
+    graded, (vector, log) = carry
+    step, vector = image(J, graded.Q, jnp.isfinite(graded.logs.hi), vector)
     if wobble is not None:
-        noise = jax.random.normal(jax.random.fold_in(wobble.key, t), A.shape, A.dtype)
-        A = A + wobble.size * jax.lax.stop_gradient(norms(A))[:, None] * noise
-    return recursion.extend(graded, A, t, rank=rank), _seen(J.push, witness)
+        noise = jax.random.normal(jax.random.fold_in(wobble.key, t), step.A.shape, step.A.dtype)
+        step = step._replace(A=step.A + wobble.size * jax.lax.stop_gradient(norms(step.A))[:, None] * noise)
+    return recursion.extend(graded, step, t), _seen(vector, log + step.shift * math.log(2))
 
 
-def _witness(n: int, dtype: Any) -> tuple[Array, Array]:
-    """A random unit vector that travels beside the recursion and knows nothing of it, and its log norm."""
-    vector = np.random.default_rng(WITNESS_SEED).standard_normal((n, 1))
-    return jnp.asarray(vector / np.linalg.norm(vector), dtype), jnp.zeros((), dtype)
+def _seen(vector: Array, log: Array) -> tuple[Array, Array]:
+    """The witness, of norm 1, and its log norm."""
+    vector, size = rescale(jax.lax.stop_gradient(vector))
+    return vector, log + size[0]
 
 
-def _seen(apply: Any, witness: tuple[Array, Array]) -> tuple[Array, Array]:
-    """The witness after one more step."""
-    vector, log = witness
-    vector, grown = rescale(jax.lax.stop_gradient(apply(vector)))
-    return vector, log + grown[0]
+@pytree
+class _Regrouped:
+    """M = J^T diag(scale)^-1 of an operator J, (m, n); rows that are zero by their scale (m,) are left out."""
 
+    J: Any
+    scale: Array | None
 
-def _live_columns(J: Any, m: int, dtype: Any) -> Array:
-    """The number of columns of J that are not exactly zero: a zero column meets any vector with an exact zero."""
-    probe = jnp.asarray(np.random.default_rng(0).uniform(0.5, 1.0, (m, 1)), dtype)
-    return jnp.sum(jax.lax.stop_gradient(J.pull(probe)) != 0)
+    @property
+    def in_turn(self) -> tuple[Any, ...]:
+        """The factors, the first to act first."""
+        first, *others = reversed(in_turn(self.J))
+        return _Regrouped(first, self.scale), *(_Regrouped(J, None) for J in others)
+
+    def _divided(self, V: Array) -> Array:
+        if self.scale is None:
+            return V
+        live = (self.scale > 0)[:, None]
+        return jnp.where(live, V / jnp.where(live, self.scale[:, None], 1), 0)
+
+    def push(self, V: Array) -> Array:
+        """J^T (V / scale)."""
+        return self.J.pull(self._divided(V))
+
+    def pull(self, U: Array) -> Array:
+        """(J U) / scale."""
+        return self._divided(self.J.push(U))
 
 
 def backward(chain: JacobianChain, horizons: tuple[int, ...]) -> Any:
@@ -84,19 +98,31 @@ def backward(chain: JacobianChain, horizons: tuple[int, ...]) -> Any:
     recursion takes D_t (M_{t+1}^T Q), and a horizon ends with M_{t+1}^T.
     """
     m, dtype = chain.shape[0], chain.dtype
-    start = (recursion.identity(m, dtype), jnp.eye(m, dtype=dtype), _witness(m, dtype))
+    identity = recursion.identity(m, dtype)
+    start = (identity, given(identity.Q), (guide(m, dtype), jnp.zeros((), dtype)))
     return _walk(chain, horizons, start, _backward_step, _backward_record, reverse=True)
 
 
 @jax.jit
 @jax.checkpoint
 def _backward_step(carry: Any, J: StepJacobian, t: Array) -> Any:
-    graded, B, witness = carry
-    scale = jax.lax.stop_gradient(row_norms(J).astype(B.dtype))
-    graded = recursion.extend(graded, scale[:, None] * B, t)
-    live = scale > 0
-    B = J.pull(jnp.where(live[:, None], graded.Q / jnp.where(live, scale, 1)[:, None], 0))
-    return graded, B, _seen(J.pull, witness)
+    graded, B, (vector, log) = carry
+    pulled = J.pull(vector)
+    scale = _row_scale(J, pulled.shape[0], B.A.dtype)
+    rows = B.rows & (scale > 0)
+    A, noise = scale[:, None] * B.A, scale * B.noise
+    graded = recursion.extend(graded, Image(A, B.shift, noise, rows, jnp.minimum(B.rank, jnp.sum(rows))), t)
+    B, _ = image(_Regrouped(J, scale), graded.Q, jnp.isfinite(graded.logs.hi), vector)
+    return graded, B, _seen(pulled, log)
+
+
+def _row_scale(J: StepJacobian, n: int, dtype: Any) -> Array:
+    """The norms of the rows of J, beside the largest; zero for the rows that zeros of J make zero, and only for them."""
+    scale = jax.lax.stop_gradient(row_norms(J).astype(dtype))
+    largest = jnp.max(jnp.where(jnp.isfinite(scale), scale, 0), initial=0)
+    scale = scale / jnp.where(largest > 0, largest, 1)
+    least = jnp.finfo(dtype).tiny / jnp.finfo(dtype).eps
+    return jnp.where(live_rows(J, n, dtype), jnp.maximum(scale, least), 0)
 
 
 @jax.jit

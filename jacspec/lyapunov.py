@@ -7,6 +7,7 @@ differ by O(1) nats in the sum. Exponents of the product J_T ... J_1 and of its 
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +16,17 @@ from jax import Array, lax
 
 from jacspec import _checks
 from jacspec._links import Listed
-from jacspec._product.orthogonal import NOISE, in_range, inverse, permuted, row_rounding, row_sorted_qr, stopped
+from jacspec._product.image import guide, image
+from jacspec._product.orthogonal import NOISE, inverse, permuted, rounding, row_sorted_qr, stopped
 from jacspec._pytree import pytree
 from jacspec.chain import JacobianChain
 from jacspec.operators import norms
 
 RESOLVED = 0.8
 """Share of log(1/eps) that two directions may drift apart between two QR before the lower one drowns."""
+
+UNCERTAIN = 0.25
+"""Nats per step, eps^UNCERTAIN, that rounding may change an exponent by at most while it counts as resolved."""
 
 
 @pytree
@@ -121,39 +126,43 @@ def lyapunov_exponents(
 def _exponents(chain: JacobianChain, k: int, qr_every: int, transient: int) -> LyapunovSpectrum:
     T, n, dtype = chain.length, chain.shape[1], chain.dtype
 
-    def orthogonalize(state, V, size):
-        doubtful, place = state
+    def orthogonalize(state, step, log):
+        doubtful, uncertain, place = state
         # dead directions are zeros, which amid the others would take a row's place: they go last, and `place` keeps count
-        alive = jnp.any(V != 0, axis=0)
+        alive = jnp.any(step.A != 0, axis=0)
         count = jnp.cumsum(alive)
         moved = jnp.where(alive, count, count[-1] + jnp.arange(1, k + 1) - count) - 1
         order = inverse(moved)
-        alive, doubtful, place = alive[order], doubtful[order], moved[place]
-        Q, R = row_sorted_qr(permuted(V, order, axis=1), size)
-        diagonal, noise = jnp.abs(jnp.diagonal(R)), row_rounding(Q, size)
-        diagonal = jnp.where(diagonal > 0, diagonal, noise)  # what cancels to zero is noise
-        # a nonzero row for every direction that survives: the rest are dead by structure, whatever QR makes of them
-        alive = alive & (jnp.arange(k) < jnp.sum(size > 0))
-        growth = jnp.where(alive, jnp.log(jnp.where(alive, diagonal, 1)), -jnp.inf)
-        doubtful = doubtful | (alive & ((diagonal <= NOISE * noise) | stopped(diagonal)))
-        return jnp.where(alive, Q, 0), (doubtful, place), growth[place]
+        doubtful, uncertain, place = doubtful[order], uncertain[order], moved[place]
+        Q, R = row_sorted_qr(permuted(step.A, order, axis=1), lax.stop_gradient(norms(step.A)))
+        alive = jnp.arange(k) < step.rank  # the rest are dead by structure, whatever QR makes of them
+        level, growth = rounding(Q, R, step.noise)
+        diagonal, noise = jnp.abs(jnp.diagonal(R)), level * growth
+        diagonal = jnp.where(diagonal > 0, diagonal, level)  # what cancels to zero is noise
+        grown = jnp.where(alive, jnp.log(jnp.where(alive, diagonal, 1)) + log, -jnp.inf)
+        share = lax.stop_gradient(jnp.minimum(noise / diagonal, 1))
+        doubtful = doubtful | (alive & ((NOISE * share >= 1) | stopped(diagonal * jnp.exp2(step.shift))))
+        return jnp.where(alive, Q, 0), (doubtful, uncertain + jnp.where(alive, share, 0), place), grown[place]
 
     @jax.checkpoint
     def step(carry, J, t):
-        V, state, bad = carry
-        V = J.push(V)
-        size = lax.stop_gradient(norms(V))
-        bad = jnp.where((bad < 0) & ~in_range(size), t, bad)
+        V, log, state, bad = carry
+        new, _ = image(J, V, jnp.any(V != 0, axis=0), guide(n, dtype))
+        log = log + new.shift * math.log(2)
+        bad = jnp.where((bad < 0) & ~jnp.isfinite(new.A).all(), t, bad)
         if qr_every == 1:
-            V, state, growth = orthogonalize(state, V, size)
-        else:
-            due = ((t - transient) % qr_every == 0) | (t == T)
-            skip = lambda state, V, _: (V, state, jnp.zeros(k, dtype))
-            V, state, growth = lax.cond(due, orthogonalize, skip, state, V, size)
-        return (V, state, bad), growth
+            V, state, growth = orthogonalize(state, new, log)
+            return (V, jnp.zeros((), dtype), state, bad), growth
+        due = ((t - transient) % qr_every == 0) | (t == T)
+        skip = lambda state, step, _: (step.A, state, jnp.zeros(k, dtype))
+        V, state, growth = lax.cond(due, orthogonalize, skip, state, new, log)
+        return (V, jnp.where(due, 0, log), state, bad), growth
 
-    start = (jnp.eye(n, k, dtype=dtype), (jnp.zeros(k, bool), jnp.arange(k)), jnp.asarray(-1))
-    (_, (doubtful, place), bad), growth = chain.fold(step, start, xs=jnp.arange(1, T + 1))
+    nothing = jnp.zeros((), dtype)
+    state = jnp.zeros(k, bool), jnp.zeros(k, dtype), jnp.arange(k)
+    start = (jnp.eye(n, k, dtype=dtype), nothing, state, jnp.asarray(-1))
+    (_, _, (doubtful, uncertain, place), bad), growth = chain.fold(step, start, xs=jnp.arange(1, T + 1))
+    doubtful = doubtful | (uncertain >= T * jnp.finfo(dtype).eps ** UNCERTAIN)
 
     ends = np.unique([*range(transient + qr_every, T + 1, qr_every), T])
     steps = jnp.asarray(np.diff(ends, prepend=transient), dtype)

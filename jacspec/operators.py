@@ -54,6 +54,11 @@ def row_norms(J: StepJacobian) -> Array:
     return norms(J.dense()) if own is None else own()
 
 
+def in_turn(J: StepJacobian) -> tuple[StepJacobian, ...]:
+    """The factors of J, the first to act first: J itself unless it is a composition."""
+    return getattr(J, "in_turn", (J,))
+
+
 @pytree
 class Matrix:
     """J given as an array of shape (m, n)."""
@@ -204,6 +209,11 @@ class Composed:
 
     outer: Any
     inner: Any
+
+    @property
+    def in_turn(self) -> tuple[Any, ...]:
+        """The factors, the first to act first."""
+        return in_turn(self.inner) + in_turn(self.outer)
 
     def push(self, V: Array) -> Array:
         """outer (inner V)."""

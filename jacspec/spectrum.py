@@ -32,6 +32,12 @@ WITNESS = 14.0
 SAFETY = 10.0
 """Factor on the conditioning estimate: four probes fall short by more with a probability below 3e-4."""
 
+APART = 1 / 3
+"""Share of log(1/eps) nats by which a value must exceed what rows of noise could add: by less than eps^(2/3) then."""
+
+UNCERTAIN = 1 / 16
+"""Nats of `Spectrum.rounding` from which on a value is not resolved."""
+
 
 @pytree
 class Spectrum:
@@ -235,7 +241,9 @@ def _read(record: Any, steps: Array, first: Array, rank: int, count: int, vector
     cancelled = (values == -jnp.inf) & ~exact  # what rounding left of a row that is not zero
     smallest = jnp.min(jnp.where(values > -jnp.inf, values, jnp.inf))
     values = jnp.where(cancelled, jnp.minimum(jnp.where(alone > -jnp.inf, alone, jnp.inf), smallest), values)
-    resolved = exact | (values > alone) & ~cancelled
+    resolved = exact | (values > alone + APART * math.log(1 / jnp.finfo(values.dtype).eps)) & ~cancelled
+    rounding = jnp.pad(jnp.sqrt(rounding), (0, more))
+    resolved &= rounding < UNCERTAIN
     lost = values[0] - witness > 0.5 * math.log(count) + WITNESS  # the recursion grew on rounding alone
     resolved &= ~(lost | (witness > values[0] + 1))
     bad = jnp.where((first >= 0) & ((graded.bad < 0) | (first < graded.bad)), first, graded.bad)
@@ -244,7 +252,7 @@ def _read(record: Any, steps: Array, first: Array, rank: int, count: int, vector
         log_singular_values=jnp.where(ok, values, jnp.nan),
         horizons=steps,
         resolved=resolved & ok,
-        rounding=jnp.where(ok, jnp.pad(jnp.sqrt(rounding), (0, more)), jnp.nan),
+        rounding=jnp.where(ok, rounding, jnp.nan),
         error=jnp.full_like(values, jnp.nan),
         converged=done.converged & ok,
         first_nonfinite=bad,

@@ -235,7 +235,7 @@ def test_the_pieces_of_the_recursion():
     assert jnp.abs(jnp.triu(ratio)[:2, :2]).max() < 1e-14
     a, e = logs.two_sum(jnp.float32(1), jnp.float32(1e-9))
     assert (float(a), float(e)) == (1.0, float(np.float32(1e-9)))
-    graded = recursion.extend(recursion.identity(4, jnp.float64), R)
+    graded = recursion.extend(recursion.start(jnp.eye(4)), R)
     np.testing.assert_allclose(graded.Q @ (jnp.exp(graded.logs.hi)[:, None] * graded.U), R, atol=1e-14)
 
 

@@ -3,8 +3,11 @@
 The one place to change when a faster factorization is wanted: everything else calls `qr` or `row_sorted_qr`.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from jacspec import _lapack
@@ -12,6 +15,9 @@ from jacspec.operators import matmul, norms, smallest_factor
 
 NOISE = 4.0
 """Entries of R below NOISE times their rounding are taken as noise."""
+
+PROBES = 4
+"""Random rows by which the growth of rounding in R is measured."""
 
 STOPPED = 1024.0
 """Entries below STOPPED smallest factors may be made of a slope that was stopped short of underflow: upper bounds."""
@@ -33,7 +39,8 @@ def _qr_jvp(primals, tangents):
     (A,), (dA,) = primals, tangents
     Q, R = qr(A)
     k = R.shape[0]
-    dead = jnp.abs(jnp.diagonal(R)) <= NOISE * row_rounding(Q, norms(A))
+    level, growth = rounding(Q, R, jnp.finfo(A.dtype).eps * norms(A))
+    dead = jnp.abs(jnp.diagonal(R)) <= NOISE * level * growth[:k]
     R1 = jnp.where(dead[:, None], jnp.eye(k, dtype=R.dtype), R[:, :k])
     X = jnp.where(dead, 0, _lapack.divide_right(dA[:, :k], R1))
     C = matmul(Q.T, X)
@@ -56,26 +63,35 @@ def row_sorted_qr(A: Array, size: Array) -> tuple[Array, Array]:
     return permuted(Q, place), R
 
 
-def in_range(rows: Array) -> Array:
-    """Whether A, whose rows (m,) have these norms, can be factored: neither NaN nor Inf, and not next to overflow.
+def rounding(Q: Array, R: Array, noise: Array) -> tuple[Array, Array]:
+    """What is uncertain in R = Q^T A where each entry of row j of A is so by noise_j: R_ij by level_i growth_j.
 
-    LAPACK divides by numbers up to twice the norm of a column; the reciprocal of one above 1 / tiny is no normal number.
-    """
-    return 2 * jnp.sum(rows) <= 1 / jnp.finfo(rows.dtype).tiny
-
-
-def row_rounding(Q: Array, rows: Array) -> Array:
-    """What rounding and underflow leave uncertain in each row of R = Q^T A: eps sum_j abs(Q_ji) ||A_j|| + m tiny.
+    To first order a change E of A changes R_ij by Q_i^T E x_j, with x_j = R_jj R^-1 e_j what column j takes of the
+    columns before it: level_i = sum_j abs(Q_ji) noise_j, and growth_j = ||x_j|| >= 1, which is large where an earlier pivot
+    is small. It is estimated by the rows of X with X R = G for a few random rows G. A pivot that is noise itself
+    multiplies nothing: its column is in the span of those before it.
 
     Args:
         Q: (m, k).
-        rows: (m,), the norms ||A_j||.
+        R: (k, n).
+        noise: (m,), in the units of A.
 
     Returns:
-        (k,), in the units of A.
+        level (k,), in the units of A, and growth (n,).
+
+    Reference: G. W. Stewart, On the perturbation of LU, Cholesky and QR factorizations, SIAM J. Matrix Anal. Appl. 14
+    (1993) 1141.
     """
-    info = jnp.finfo(Q.dtype)
-    return lax.stop_gradient(info.eps * matmul(jnp.abs(Q).T, rows) + Q.shape[0] * info.tiny)
+    Q, R, noise = lax.stop_gradient((Q, R, noise))
+    k, n = R.shape
+    level = matmul(jnp.abs(Q).T, noise + Q.shape[0] * jnp.finfo(Q.dtype).tiny)
+    G = jnp.asarray(np.random.default_rng(n).standard_normal((PROBES, n)), R.dtype)
+    dead = jnp.abs(jnp.diagonal(R)) <= NOISE * level
+    pivots = jnp.where(dead[:, None], jnp.eye(k, dtype=R.dtype), R[:, :k])
+    X = _lapack.from_right(pivots, G[:, :k])
+    taken = jnp.concatenate([X * jnp.diagonal(pivots), G[:, k:] - matmul(X, R[:, k:])], axis=1)
+    growth = norms(taken, axis=0) / math.sqrt(PROBES)
+    return level, jnp.maximum(jnp.where(jnp.isnan(growth), jnp.inf, growth), 1)
 
 
 def stopped(entry: Array) -> Array:

@@ -1,8 +1,8 @@
 """The graded QR recursion: P_t = J_t ... J_1 held as Q_t diag(e^{l_t}) U_t.
 
-Q has orthonormal columns, l is a pair of logs, U has unit rows and stays well conditioned. One step:
+Q has orthonormal columns, l is a pair of logs, U has unit rows and is kept well conditioned. One step:
 
-    A = J Q                                the caller's push
+    A = J Q                                the caller's product, and what is known of it (`image.Image`)
     A Pi = Q' R                            columns sorted by l_j + log max_i abs(A_ij), rows by max_j abs(A_ij) e^{l_j}
     R diag(e^l) = diag(e^l'') N            l'' the l of the first column that a row meets
     diag(e^l'') N U = diag(e^l') U'        unit rows
@@ -11,24 +11,46 @@ The column sort lets the largest direction lead. The row sort keeps rows of very
 (a dead row leaves an exactly zero row of R); its keys are those of the graded matrix A diag(e^l), which is what is
 being factored: sorted by ||A_i||, a chain of Jordan blocks loses three digits.
 
-An entry of R at the level of its own rounding, v_i = eps sum_j abs(Q_ji) ||A_j||, is noise. A row that is noise through
-and through, or in whose own column the noise outweighs what the row holds otherwise, has a singular value below what the
-precision can see: it is kept at that level and marked doubtful, and so are the rows made of it. Exact zeros are only
-those that the zero rows and columns of A account for.
+What can be trusted is measured on the way:
+
+* An entry of R at the level of its own rounding (`orthogonal.rounding`) is noise. A row that is noise through and through, or
+  in whose own column the noise outweighs what the row holds otherwise, has a singular value below what the precision can
+  see: it is kept at that level and marked doubtful, and so are the rows made of it. Exact zeros are only those that
+  the zeros of the steps account for.
+* An error in U counts as often as U is badly conditioned. Random combinations c = y U are followed, y' = y N^-1: their
+  size is that of U^-1. Where it grows (no column leads, as in a chain of smoothing steps), or where a row lost its own
+  column, the product is turned (`turn`): its rows are rotated among themselves until U is well conditioned again. The
+  recursion starts from a random order of the columns, which makes that rare.
 
 Origin: G. W. Stewart, On graded QR decompositions of products of matrices, ETNA 3 (1995) 39; the same
 representation is the UDT of determinant quantum Monte Carlo (C. Bauer, arXiv:2003.05286). Row sort: A. J. Cox and
-N. J. Higham, Stability of Householder QR factorization for weighted least squares problems, 1998.
+N. J. Higham, Stability of Householder QR factorization for weighted least squares problems, 1998. Turning: two QR in a
+row, G. W. Stewart, The QLP approximation to the singular value decomposition, SIAM J. Sci. Comput. 20 (1999) 1336.
 """
 
+import math
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
+from jacspec import _lapack
 from jacspec._product import logs as lg
-from jacspec._product.orthogonal import NOISE, descending, in_range, permuted, row_rounding, row_sorted_qr, stopped
-from jacspec.operators import matmul, norms
+from jacspec._product.branch import when
+from jacspec._product.image import Image, given
+from jacspec._product.orthogonal import NOISE, descending, inverse, permuted, rounding, row_sorted_qr, stopped
+from jacspec.operators import matmul, norms, units
+
+COMBINATIONS = 4
+"""Random combinations of the rows of U that are followed."""
+
+WORST = 64.0
+"""The norm of U^-1, in units of that of an orthogonal U, from which on the product is turned."""
+
+AGAIN = 4.0
+"""Where turning does not help, it is tried again when the norm has grown by so much."""
 
 
 class Graded(NamedTuple):
@@ -40,7 +62,9 @@ class Graded(NamedTuple):
         U: (k, n), unit rows, zero where l = -inf.
         rounding: (k,), sum over steps of the squared relative rounding of each row.
         doubtful: (k,), rows whose value is made of noise: an upper bound as a rule.
-        bad: index (from 1) of the first step with a NaN or Inf or out of range, -1 if none.
+        bad: index (from 1) of the first step with a NaN or Inf, -1 if none.
+        combinations: (COMBINATIONS, k), the y of y U = c for random rows c.
+        settled: the norm of U^-1 when the product was last turned, 0 if it never was.
     """
 
     Q: Array
@@ -49,64 +73,222 @@ class Graded(NamedTuple):
     rounding: Array
     doubtful: Array
     bad: Array
+    combinations: Array
+    settled: Array
 
 
 def identity(n: int, dtype) -> Graded:
-    """The empty product on n numbers."""
+    """The empty product on n numbers, its columns in a random order."""
+    order = np.random.default_rng(n).permutation(n)
     eye = jnp.eye(n, dtype=dtype)
-    return Graded(eye, lg.zeros(n, dtype), eye, jnp.zeros(n, dtype), jnp.zeros(n, bool), jnp.asarray(-1))
+    return start(eye[:, order])._replace(U=eye[order])
 
 
-def extend(state: Graded, A: Array, step: Array | int = 0, *, rank: Array | int | None = None) -> Graded:
-    """J P from P, given A = J Q.
+def start(Q: Array) -> Graded:
+    """The product Q (n, k) of orthonormal columns."""
+    k, dtype = Q.shape[1], Q.dtype
+    none = jnp.zeros(k, bool)
+    nothing = jnp.zeros(k, dtype)
+    combinations, settled = _random(k, dtype), jnp.zeros((), dtype)
+    return Graded(Q, lg.zeros(k, dtype), jnp.eye(k, dtype=dtype), nothing, none, jnp.asarray(-1), combinations, settled)
+
+
+def extend(state: Graded, step: Image | Array, index: Array | int = 0) -> Graded:
+    """J P from P.
 
     Args:
         state: P.
-        A: (m', k).
-        step: the number of J, recorded if A is not finite.
-        rank: a bound on the rank of J from its exactly zero columns. (Zero rows and columns of A need no help.)
+        step: A = J Q, and what is known of it; a bare array (m', k) is taken as it stands.
+        index: the number of J, recorded if A is not finite.
     """
-    size = lax.stop_gradient(jnp.abs(A))
-    rows, columns = norms(size), jnp.max(size, axis=0, initial=0)
-    finite = in_range(rows)
-    bad = jnp.where((state.bad < 0) & ~finite, step, state.bad)
-    A, rows, columns = (jnp.where(finite, part, 0) for part in (A, rows, columns))
+    step = step if isinstance(step, Image) else given(step)
+    finite = jnp.isfinite(step.A).all()
+    bad = jnp.where((state.bad < 0) & ~finite, index, state.bad)
+    step = step._replace(A=jnp.where(finite, step.A, 0), noise=jnp.where(finite, step.noise, 0))
+    logs = lg.add(state.logs, step.shift * math.log(2), jnp.isfinite(state.logs.hi))
+    new, broken = _extended(state._replace(logs=logs, bad=bad), step)
+    narrower = new.U.shape[0] < state.U.shape[0]
+    far = _size(new.combinations) > jnp.maximum(WORST, AGAIN * new.settled)
+    return _kept_well(far | broken | narrower, new)
 
-    weight = jnp.where(columns > 0, state.logs.hi + jnp.log(jnp.where(columns > 0, columns, 1)), -jnp.inf)
+
+class _Factored(NamedTuple):
+    """A diag(e^l) = Q diag(e^l') N P with the columns in the order P.
+
+    Attributes:
+        order: (n,), P.
+        Q: (m, k), orthonormal columns.
+        R: (k, n), upper triangular, without its noise: A P^T = Q R.
+        N: (k, n), R between the scales; row i is of the size of its first entry.
+        logs: l', k entries.
+        uncertain: (k,), relative rounding of each row.
+        doubtful: (k,), rows that are noise.
+        broken: whether a row that is not noise lost its own column.
+    """
+
+    order: Array
+    Q: Array
+    R: Array
+    N: Array
+    logs: lg.Logs
+    uncertain: Array
+    doubtful: Array
+    broken: Array
+
+
+def _factored(step: Image, logs: lg.Logs) -> _Factored:
+    size = lax.stop_gradient(jnp.abs(step.A))
+    columns = jnp.max(size, axis=0, initial=0)
+    weight = jnp.where(columns > 0, logs.hi + jnp.log(jnp.where(columns > 0, columns, 1)), -jnp.inf)
     order, _ = descending(weight)
-    logs, rounding, doubtful = state.logs[order], state.rounding[order], state.doubtful[order]
-    part = lg.relative(state.logs, order[0])
-    tiny = jnp.finfo(A.dtype).tiny  # what underflows is not a zero row
+    part = lg.relative(logs, order[0])
+    tiny = jnp.finfo(size.dtype).tiny  # what underflows is not a zero row
     contribution = jnp.max(jnp.where((size > 0) & (part > 0), jnp.maximum(size * part, tiny), 0), axis=1)
-    A = jnp.where(jnp.isfinite(logs.hi), permuted(A, order, axis=1), 0)
+    logs = logs[order]
+    A = jnp.where(jnp.isfinite(logs.hi), permuted(step.A, order, axis=1), 0)
     Q, R = row_sorted_qr(A, contribution)
-    bound = jnp.minimum(jnp.sum(contribution > 0), jnp.sum(weight > -jnp.inf))
-    bound = bound if rank is None else jnp.minimum(bound, rank)
-    R, first, doubted, relative = _without_noise(Q, R, logs.hi, rows, bound)
-    doubted = doubted | stopped(R[jnp.arange(R.shape[0]), first]) | doubtful[first]
+    level, growth = rounding(Q, R, step.noise)
+    R, first, hidden, doubtful, zero = _without_noise(R, logs.hi, level, growth, columns[order], step.rank)
+    own = jnp.arange(R.shape[0])
+    entry = lax.stop_gradient(R[own, first])
+    doubtful |= stopped(entry * jnp.exp2(step.shift))
+    uncertain = jnp.where(zero | doubtful, 0, hidden / jnp.where(entry == 0, jnp.inf, jnp.abs(entry)))
     N, logs = lg.scale_columns(R, logs, first)
-    U, logs = lg.normalize_rows(matmul(N, permuted(state.U, order)), logs)
-    return Graded(Q, logs, U, rounding[first] + relative**2, doubted, bad)
+    return _Factored(order, Q, R, N, logs, uncertain, doubtful, jnp.any((first != own) & ~zero))
 
 
-def _without_noise(Q: Array, R: Array, logs: Array, rows: Array, rank: Array) -> tuple[Array, Array, Array, Array]:
-    """R with its noise set to zero, the first column left of each row, which rows are noise, their relative rounding.
+def _without_noise(R: Array, logs: Array, level: Array, growth: Array, columns: Array, rank: Array) -> tuple[Array, ...]:
+    """R with its noise set to zero, the first column left of each row, and its noise.
 
-    A row is noise, too, where what its own column may hide outweighs the first entry left, v_i e^(l_i) > abs(R_ij) e^(l_j).
-    No more than `rank` rows can be other than zero: the last ones with nothing left are exact zeros.
+    A row is noise, too, where what its own column may hide outweighs the first entry left, v_i e^(l_i) > abs(R_ij) e^(l_j),
+    with v_i = level_i growth_i. No more than `rank` rows can be other than zero: the last ones with nothing left are exact
+    zeros.
+
+    Returns:
+        R; the first column of each row; the noise of that entry; which rows are noise; which are exact zeros.
     """
     k, n = R.shape
-    noise = row_rounding(Q, rows)
     size = lax.stop_gradient(jnp.abs(R))
     index, own = jnp.arange(n), jnp.arange(k)
-    level = NOISE * noise[:, None]
-    first = jnp.min(jnp.where(size > level, index, n), axis=1)
+    noise = level[:, None] * growth
+    present = size > NOISE * noise
+    first = jnp.min(jnp.where(present, index, n), axis=1)
     void = first == n
     zero = void & (jnp.cumsum(void[::-1])[::-1] <= k - rank)
     first = jnp.where(void, own, first)
-    entry = size[own, first]
-    hidden = noise * jnp.exp(jnp.where(first > own, jnp.clip(logs[own] - logs[first], 0, lg.most(R.dtype)), 0))
-    doubted = (entry <= NOISE * hidden) & ~zero
-    R = jnp.where(doubted[:, None] & (index == own[:, None]), level, jnp.where(size > level, R, 0))
-    relative = jnp.where(doubted, 1 / NOISE, hidden / jnp.where(zero, jnp.inf, entry))
-    return R, jnp.where(doubted, own, first), doubted, relative
+    apart = jnp.exp(jnp.where(first > own, jnp.clip(logs[own] - logs[first], 0, lg.most(R.dtype)), 0))
+    hidden = jnp.maximum(noise[own, own] * apart, noise[own, first])
+    doubtful = (size[own, first] <= NOISE * hidden) & ~zero
+    first = jnp.where(doubtful, own, first)
+    # the value of a row of noise is what it may hide at most: no more than there is of its column
+    bound = jnp.maximum(NOISE * level, jnp.minimum(NOISE * noise[own, own], columns[:k]))
+    R = jnp.where(doubtful[:, None] & (index == own[:, None]), bound[:, None], jnp.where(present, R, 0))
+    return R, first, hidden, doubtful, zero
+
+
+def _extended(state: Graded, step: Image) -> tuple[Graded, Array]:
+    """J P before it is turned, and whether a row has lost its own column."""
+    new = _factored(step, state.logs)
+    U, logs, length = _unit_rows(matmul(new.N, permuted(state.U, new.order)), new.logs)
+    N = lax.stop_gradient(new.N) / jnp.where(length > 0, length, 1)[:, None]
+    combinations = _combinations(permuted(state.combinations, new.order, axis=1), N)
+    history = jnp.where(state.doubtful, 1, state.rounding)[new.order]
+    graded = Graded(new.Q, logs, U, new.uncertain**2, new.doubtful, state.bad, combinations, state.settled)
+    return _marked(graded, N**2, history), new.broken
+
+
+def _marked(new: Graded, share: Array, history: Array) -> Graded:
+    """The doubt of new rows: their own, that of the rows they are made of, by their share, and that of U as a whole."""
+    k, eps = new.U.shape[0], jnp.finfo(new.U.dtype).eps
+    inherited = matmul(share, history)
+    live = jnp.isfinite(new.logs.hi)
+    rounding = new.rounding + inherited + (eps * _size(new.combinations)) ** 2
+    return new._replace(
+        rounding=jnp.where(live, jnp.minimum(rounding, 1), 0), doubtful=live & (new.doubtful | (inherited * NOISE**2 >= 1))
+    )
+
+
+def _unit_rows(N: Array, logs: lg.Logs) -> tuple[Array, lg.Logs, Array]:
+    """diag(e^l) N with unit rows, and the norms, which move into the logs; a zero row becomes an exact -inf."""
+    U, length = units(N)
+    live = (length > 0) & jnp.isfinite(logs.hi)
+    logs = lg.add(logs, jnp.log(jnp.where(live, length, 1)), live)
+    return jnp.where(live[:, None], U, 0), logs, lax.stop_gradient(jnp.where(live, length, 0))
+
+
+def _combinations(y: Array, N: Array) -> Array:
+    """y' with y' N = y, for N (k', k) with k' <= k triangular; zero where a row of N is."""
+    k = N.shape[0]
+    lost = jnp.diagonal(N) == 0
+    N = jnp.where(lost[:, None], jnp.eye(k, dtype=N.dtype), N[:, :k])
+    return jnp.where(lost, 0, _lapack.from_right(N, lax.stop_gradient(y[:, :k])))
+
+
+def _size(combinations: Array) -> Array:
+    """The root mean square of the singular values of U^-1, estimated; 1 for orthogonal rows. Infinite if it is not finite."""
+    size = jnp.sqrt(jnp.mean(combinations**2))
+    return jnp.where(jnp.isfinite(size), size, jnp.inf)
+
+
+def _random(k: int, dtype) -> Array:
+    return jnp.asarray(np.random.default_rng(k).standard_normal((COMBINATIONS, k)), dtype)
+
+
+@jax.custom_jvp
+def _kept_well(bent: Array, state: Graded) -> Graded:
+    """The same product, turned if U is `bent`.
+
+    Its derivative holds the rotation W of the rows fixed: with diag(e^l') U' = W^T diag(e^l) U and U' = S U,
+    dQ' = dQ W, dl' = 0 and dU' = S (dU + diag(dl) U).
+    """
+    return when(bent, lambda state: _turned(state)[0], lambda state: state, lax.stop_gradient(state))
+
+
+@_kept_well.defjvp
+def _kept_well_jvp(primals, tangents):
+    (bent, state), (_, tangent) = primals, tangents
+    new, W, S = when(bent, _turned, _unturned, lax.stop_gradient(state))
+    dlogs = jnp.where(bent & jnp.isfinite(state.logs.hi), tangent.logs.hi + tangent.logs.lo, 0)
+    dU = matmul(S, tangent.U + dlogs[:, None] * state.U)
+    logs = jax.tree.map(lambda d: jnp.where(bent, 0, d), tangent.logs)
+    return new, tangent._replace(Q=matmul(tangent.Q, W), U=dU, logs=logs)
+
+
+def _unturned(state: Graded) -> tuple[Graded, Array, Array]:
+    eye = jnp.eye(state.U.shape[0], dtype=state.U.dtype)
+    return state, eye, eye
+
+
+def _turned(state: Graded) -> tuple[Graded, Array, Array]:
+    """The same product with well-conditioned rows U', the rotation W of its rows, (k, k), and S with U' = S U.
+
+    diag(e^l) U, its rows in descending order, is factored from the right, U^T diag(e^l) = Z diag(e^l') N, and what is left of it
+    from the left, N^T diag(e^l') = W diag(e^l'') N', so that P = Q W diag(e^l'') N' Z^T.
+    """
+    k, n = state.U.shape
+    X, Z = (state.U.T, None) if k == n else reversed(_lapack.qr(state.U.T))
+
+    def side(carry, _):
+        X, logs = carry
+        part = _factored(given(X), logs)
+        N, logs, _ = _unit_rows(part.N, part.logs)
+        return (N.T, logs), part._replace(N=N, logs=logs)
+
+    _, parts = lax.scan(side, (X, state.logs), length=2)
+    first, second = (jax.tree.map(lambda leaf, i=i: leaf[i], parts) for i in (0, 1))
+    U, logs, mixed = second.N, second.logs, second.N**2
+    combinations = _combinations(_random(k, U.dtype), U)
+    own = second.uncertain**2 + matmul(mixed, (first.uncertain**2)[second.order])
+    doubtful = second.doubtful | (matmul(mixed, first.doubtful[second.order].astype(U.dtype)) * NOISE**2 >= 1)
+    # in the first order U = R^T Z^T, and U' = M Z^T: S = M R^-T
+    lost = jnp.diagonal(first.R) == 0
+    R = jnp.where(lost[:, None], jnp.eye(k, dtype=U.dtype), first.R)
+    back = inverse(first.order)
+    S = _lapack.from_right_transposed(R, permuted(U, inverse(second.order), axis=1))
+    S = permuted(jnp.where(lost, 0, S), back, axis=1)
+    W = permuted(second.Q, back)
+    U = matmul(U, permuted(first.Q.T, second.order))
+    U = U if Z is None else matmul(U, Z.T)
+    history = jnp.where(state.doubtful, 1, state.rounding)
+    new = Graded(matmul(state.Q, W), logs, U, own, doubtful, state.bad, combinations, _size(combinations))
+    return _marked(new, S**2, history), W, S
