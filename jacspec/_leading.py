@@ -11,9 +11,10 @@ from jax import Array
 
 from jacspec._product import recursion
 from jacspec._product.finish import finish
+from jacspec._product.image import guide, image, near_one
 from jacspec._product.orthogonal import qr
 from jacspec.chain import JacobianChain
-from jacspec.operators import matmul, norms
+from jacspec.operators import in_turn, matmul, norms
 
 TRIPS = 200
 """The largest number of trips through the chain and back."""
@@ -63,7 +64,8 @@ def push_block(chain: JacobianChain, X: Array) -> recursion.Graded:
 
     @jax.checkpoint
     def step(graded, J, t):
-        return recursion.extend(graded, J.push(graded.Q), t)
+        A, _ = image(J, graded.Q, jnp.isfinite(graded.logs.hi), guide(graded.Q.shape[0], X.dtype))
+        return recursion.extend(graded, A, t)
 
     graded, _ = chain.fold(lambda c, J, t: (step(c, J, t), None), start, xs=jnp.arange(1, chain.length + 1))
     return graded
@@ -71,7 +73,13 @@ def push_block(chain: JacobianChain, X: Array) -> recursion.Graded:
 
 def pull_block(chain: JacobianChain, Y: Array) -> Array:
     """Orthonormal columns that span P^T Y."""
-    return chain.fold(lambda Q, J, _: (qr(J.pull(Q))[0], None), Y, reverse=True)[0]
+
+    def step(Q, J, _):
+        for factor in reversed(in_turn(J)):
+            Q, _ = near_one(factor.pull, Q, guide(Q.shape[0], Q.dtype))
+        return qr(Q)[0], None
+
+    return chain.fold(step, Y, reverse=True)[0]
 
 
 def _left_vectors(graded: recursion.Graded, V: Array, values: Array) -> Array:

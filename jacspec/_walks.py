@@ -120,7 +120,7 @@ def _row_scale(J: StepJacobian, n: int, dtype: Any) -> Array:
     """The norms of the rows of J, beside the largest; zero for the rows that zeros of J make zero, and only for them."""
     scale = jax.lax.stop_gradient(row_norms(J).astype(dtype))
     largest = jnp.max(jnp.where(jnp.isfinite(scale), scale, 0), initial=0)
-    scale = scale / jnp.where(largest > 0, largest, 1)
+    scale = jnp.where(largest > 0, scale / jnp.where(largest > 0, largest, 1), 1)
     least = jnp.finfo(dtype).tiny / jnp.finfo(dtype).eps
     return jnp.where(live_rows(J, n, dtype), jnp.maximum(scale, least), 0)
 

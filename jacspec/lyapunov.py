@@ -141,7 +141,7 @@ def _exponents(chain: JacobianChain, k: int, qr_every: int, transient: int) -> L
         diagonal = jnp.where(diagonal > 0, diagonal, level)  # what cancels to zero is noise
         grown = jnp.where(alive, jnp.log(jnp.where(alive, diagonal, 1)) + log, -jnp.inf)
         share = lax.stop_gradient(jnp.minimum(noise / diagonal, 1))
-        doubtful = doubtful | (alive & ((NOISE * share >= 1) | stopped(diagonal * jnp.exp2(step.shift))))
+        doubtful = doubtful | (alive & ((NOISE * share >= 1) | stopped(diagonal, step.shift)))
         return jnp.where(alive, Q, 0), (doubtful, uncertain + jnp.where(alive, share, 0), place), grown[place]
 
     @jax.checkpoint

@@ -251,7 +251,7 @@ def _read(record: Any, steps: Array, first: Array, rank: int, count: int, vector
     result = Spectrum(
         log_singular_values=jnp.where(ok, values, jnp.nan),
         horizons=steps,
-        resolved=resolved & ok,
+        resolved=resolved & ok & done.converged,
         rounding=jnp.where(ok, rounding, jnp.nan),
         error=jnp.full_like(values, jnp.nan),
         converged=done.converged & ok,
@@ -319,7 +319,8 @@ def _leading(chain: JacobianChain, origin: str, t: int, k: int) -> Spectrum:
     # a NaN spoils the search itself: where the chain knows its first one, that is the index to tell
     own = jnp.where(part.first_nonfinite < 0, -1, part.first_nonfinite + (0 if origin == "start" else t))
     first = jnp.where((own >= 0) & (chain.first_nonfinite >= 0), chain.first_nonfinite, own)
-    return Spectrum(**(fields | {"converged": part.converged & converged, "first_nonfinite": first}))
+    flags = {"converged": part.converged & converged, "resolved": fields["resolved"] & converged}
+    return Spectrum(**(fields | flags | {"first_nonfinite": first}))
 
 
 _leading_jitted = jax.jit(_leading, static_argnums=(1, 2, 3))

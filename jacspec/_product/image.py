@@ -6,6 +6,7 @@ of what is not zero, because a product of two small numbers can underflow where 
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -64,15 +65,15 @@ def image(J: Any, Q: Array, live: Array, witness: Array) -> tuple[Image, Array]:
     A, shift, thin = Q, jnp.zeros((), dtype), jnp.concatenate([witness, matmul(lax.stop_gradient(Q), h)], axis=1)
     reached, ranks = jnp.any((Q != 0) & live, axis=1), []
     for factor in in_turn(J):
-        exponent = _exponent(factor.push(thin[:, :1]))
-        scale = jnp.exp2(-exponent)
-        A, shift = factor.push(A * scale), shift + exponent
-        block = factor.push(jnp.concatenate([thin * scale, _patterned(reached, dtype)], axis=1))
+        A, exponent = near_one(factor.push, A, thin[:, :1])
+        shift = shift + exponent
+        block = factor.push(jnp.concatenate([thin * jnp.exp2(-exponent), _patterned(reached, dtype)], axis=1))
         thin, reached = block[:, :-2], _nonzero(block[:, -2:])
         ranks.append(jnp.sum(reached))
     back = jnp.ones(A.shape[0], bool)
     for factor in reversed(in_turn(J)):
         back = _nonzero(factor.pull(_patterned(back, dtype)))
+        ranks.append(jnp.sum(back))
     ranks.append(jnp.sum(live & jnp.any((Q != 0) & back[:, None], axis=0)))
 
     apart = norms(thin[:, 1:] - matmul(A, h)) / math.sqrt(PROBES * k)
@@ -97,13 +98,17 @@ def live_rows(J: Any, n: int, dtype: Any) -> Array:
     return lax.stop_gradient(live)
 
 
-def _exponent(pushed: Array) -> Array:
-    """The power of two next to the size of a pushed witness, 0 near one; within the dtype's range where it left it."""
-    size = jnp.max(jnp.abs(pushed))
-    most = jnp.finfo(pushed.dtype).maxexp - 30.0
+def near_one(act: Callable[[Array], Array], V: Array, guide: Array) -> tuple[Array, Array]:
+    """2^-exponent act(V) of a linear `act`, with the exponent of the size of act(guide): 0 if that is near one.
+
+    Where act(guide) has left the dtype's range, the exponent is the largest that V and `act` can be expected to bear.
+    """
+    size = lax.stop_gradient(jnp.max(jnp.abs(act(guide))))
+    most = jnp.finfo(V.dtype).maxexp - 30.0
     exponent = jnp.where(size == 0, -most, jnp.clip(jnp.round(jnp.log2(jnp.where(size > 0, size, 1))), -most, most))
     near = jnp.isnan(size) | ((size >= 1 / NEAR_ONE) & (size <= NEAR_ONE))
-    return lax.stop_gradient(jnp.where(near, 0, exponent))
+    exponent = jnp.where(near, 0, exponent)
+    return act(V * jnp.exp2(-exponent)), exponent
 
 
 def _patterned(live: Array, dtype: Any) -> Array:

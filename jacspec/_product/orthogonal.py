@@ -94,9 +94,10 @@ def rounding(Q: Array, R: Array, noise: Array) -> tuple[Array, Array]:
     return level, jnp.maximum(jnp.where(jnp.isnan(growth), jnp.inf, growth), 1)
 
 
-def stopped(entry: Array) -> Array:
-    """Whether an entry that is not zero may be an upper bound only; see `STOPPED`."""
-    return (entry != 0) & (jnp.abs(entry) <= STOPPED * smallest_factor(entry.dtype))
+def stopped(entry: Array, shift: Array | float = 0) -> Array:
+    """Whether an entry 2^shift that is not zero may be an upper bound only; see `STOPPED`."""
+    least = STOPPED * smallest_factor(entry.dtype) * jnp.exp2(-jnp.asarray(shift, entry.dtype))
+    return (entry != 0) & (jnp.abs(entry) <= least)
 
 
 def permuted(A: Array, order: Array, axis: int = 0) -> Array:

@@ -151,7 +151,7 @@ def _factored(step: Image, logs: lg.Logs) -> _Factored:
     R, first, hidden, doubtful, zero = _without_noise(R, logs.hi, level, growth, columns[order], step.rank)
     own = jnp.arange(R.shape[0])
     entry = lax.stop_gradient(R[own, first])
-    doubtful |= stopped(entry * jnp.exp2(step.shift))
+    doubtful |= stopped(entry, step.shift)
     uncertain = jnp.where(zero | doubtful, 0, hidden / jnp.where(entry == 0, jnp.inf, jnp.abs(entry)))
     N, logs = lg.scale_columns(R, logs, first)
     return _Factored(order, Q, R, N, logs, uncertain, doubtful, jnp.any((first != own) & ~zero))
