@@ -149,7 +149,7 @@ def _exponents(chain: JacobianChain, k: int, qr_every: int, transient: int) -> L
         V, log, state, bad = carry
         new, _ = image(J, V, jnp.any(V != 0, axis=0), guide(n, dtype))
         log = log + new.shift * math.log(2)
-        bad = jnp.where((bad < 0) & ~jnp.isfinite(new.A).all(), t, bad)
+        bad = jnp.where((bad < 0) & ~jnp.isfinite(new.noise).all(), t, bad)
         if qr_every == 1:
             V, state, growth = orthogonalize(state, new, log)
             return (V, jnp.zeros((), dtype), state, bad), growth

@@ -62,8 +62,8 @@ def image(J: Any, Q: Array, live: Array, witness: Array) -> tuple[Image, Array]:
     dtype, k = Q.dtype, Q.shape[1]
     info = jnp.finfo(dtype)
     h = jnp.asarray(np.random.default_rng(k).standard_normal((k, PROBES)), dtype)
-    A, shift, thin = Q, jnp.zeros((), dtype), jnp.concatenate([witness, matmul(lax.stop_gradient(Q), h)], axis=1)
-    reached, ranks = jnp.any((Q != 0) & live, axis=1), []
+    A, shift, thin = Q, jnp.zeros((), dtype), jnp.concatenate([witness, matmul(lax.stop_gradient(Q), h * live[:, None])], axis=1)
+    reached, ranks = jnp.any(thin[:, 1:] != 0, axis=1), [jnp.sum(live)]
     for factor in in_turn(J):
         A, exponent = near_one(factor.push, A, thin[:, :1])
         shift = shift + exponent
@@ -74,9 +74,10 @@ def image(J: Any, Q: Array, live: Array, witness: Array) -> tuple[Image, Array]:
     for factor in reversed(in_turn(J)):
         back = _nonzero(factor.pull(_patterned(back, dtype)))
         ranks.append(jnp.sum(back))
-    ranks.append(jnp.sum(live & jnp.any((Q != 0) & back[:, None], axis=0)))
+    onto = matmul(_patterned(back, dtype)[:, :1].T, lax.stop_gradient(Q))[0]
+    ranks.append(jnp.sum(live & (onto != 0)))
 
-    apart = norms(thin[:, 1:] - matmul(A, h)) / math.sqrt(PROBES * k)
+    apart = norms(thin[:, 1:] - matmul(A, h * live[:, None])) / math.sqrt(PROBES * k)
     noise = jnp.maximum(info.eps * norms(A), apart)
     if k < Q.shape[0] and hasattr(J, "row_norms"):  # a few columns do not show the size of a row
         noise = jnp.maximum(noise, info.eps * J.row_norms() * jnp.exp2(-shift))

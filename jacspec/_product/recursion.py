@@ -102,7 +102,7 @@ def extend(state: Graded, step: Image | Array, index: Array | int = 0) -> Graded
         index: the number of J, recorded if A is not finite.
     """
     step = step if isinstance(step, Image) else given(step)
-    finite = jnp.isfinite(step.A).all()
+    finite = jnp.isfinite(step.noise).all()
     bad = jnp.where((state.bad < 0) & ~finite, index, state.bad)
     step = step._replace(A=jnp.where(finite, step.A, 0), noise=jnp.where(finite, step.noise, 0))
     logs = lg.add(state.logs, step.shift * math.log(2), jnp.isfinite(state.logs.hi))
