@@ -15,6 +15,7 @@ from jax import Array, lax
 
 from jacspec import _checks
 from jacspec._links import Listed
+from jacspec._long_run import standard_error
 from jacspec._product.orthogonal import NOISE, in_range, inverse, permuted, row_rounding, row_sorted_qr, stopped
 from jacspec._pytree import pytree
 from jacspec.chain import JacobianChain
@@ -32,8 +33,10 @@ class LyapunovSpectrum:
         exponents: (k,), nats per step, descending; -inf for a direction that is killed exactly.
         history: (blocks, k), log growth of each direction over each block, nats.
         steps: (blocks,), number of steps in each block (`qr_every`; the last may be shorter).
-        standard_error: (k,), nats per step, from the autocovariance of the history (Geyer's initial monotone
-            sequence); NaN for fewer than four blocks.
+        standard_error: (k,), nats per step, of the exponent as a mean over this record: two of them hold about 95 %.
+            From the spectrum of the history at frequency zero, and from its two ends where that vanishes. NaN where
+            the record cannot tell: fewer than 64 blocks, not finite, constant, too slow for its length, a transient,
+            periodic or nearly so.
         resolved: (k,), False below the precision floor, (lambda_1 - lambda_i) qr_every >= 0.8 log(1/eps), or where
             an entry of R was noise or so small that it may be a slope stopped short of underflow.
         converged: False if the chain is not finite.
@@ -92,7 +95,7 @@ def lyapunov_exponents(
         ValueError: for T = 0, `transient` >= T, options out of range, or a chain whose width changes.
 
     Reference: G. Benettin et al., Meccanica 15 (1980) 9; K. Geist, U. Parlitz, W. Lauterborn, Prog. Theor. Phys. 83
-    (1990) 875; C. J. Geyer, Stat. Sci. 7 (1992) 473 (standard error).
+    (1990) 875.
 
     Example:
         >>> import jax.numpy as jnp, jacspec as js
@@ -185,32 +188,3 @@ def _total(history: Array) -> Array:
     side = max(1, int(np.sqrt(blocks)))
     whole = blocks // side * side
     return history[:whole].reshape(-1, side, k).sum(axis=1).sum(axis=0) + history[whole:].sum(axis=0)
-
-
-def standard_error(history: Array, steps: Array) -> Array:
-    """Standard error of the mean growth per step, from a correlated record.
-
-    var = (1/N) (-gamma_0 + 2 sum_m G_m), G_m = gamma_2m + gamma_2m+1 summed while positive and made non-increasing
-    (Geyer 1992, initial monotone sequence).
-
-    Args:
-        history: (blocks, k) log growth, nats.
-        steps: (blocks,) steps per block.
-
-    Returns:
-        (k,), nats per step; NaN for fewer than four blocks.
-    """
-    blocks = history.shape[0]
-    if blocks < 4:
-        return jnp.full(history.shape[1], jnp.nan, history.dtype)
-    rate = lax.stop_gradient(history / steps[:, None])
-    deviation = jnp.where(jnp.isfinite(rate), rate - jnp.mean(rate, axis=0), 0)
-    size = 1 << (2 * blocks - 1).bit_length()
-    power = jnp.abs(jnp.fft.rfft(deviation, size, axis=0)) ** 2
-    covariance = jnp.fft.irfft(power, size, axis=0)[: blocks // 2 * 2] / blocks
-    pairs = covariance[0::2] + covariance[1::2]
-    positive = jnp.cumprod(pairs > 0, axis=0)
-    monotone = lax.cummin(pairs, axis=0)
-    variance = -covariance[0] + 2 * jnp.sum(jnp.where(positive > 0, monotone, 0), axis=0)
-    finite = jnp.isfinite(rate).all(axis=0)
-    return jnp.where(finite, jnp.sqrt(jnp.maximum(variance, 0) / blocks), jnp.nan)
