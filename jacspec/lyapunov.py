@@ -7,17 +7,18 @@ differ by O(1) nats in the sum. Exponents of the product J_T ... J_1 and of its 
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jacspec import _checks
+from jacspec import _checks, _report
 from jacspec._links import Listed
 from jacspec._long_run import standard_error
 from jacspec._product.orthogonal import NOISE, in_range, inverse, permuted, row_rounding, row_sorted_qr, stopped
-from jacspec._pytree import pytree
+from jacspec._pytree import pytree, shapes
 from jacspec.chain import JacobianChain
 from jacspec.operators import norms
 
@@ -42,6 +43,7 @@ class LyapunovSpectrum:
         converged: False if the chain is not finite.
         first_nonfinite: index of the first state or step Jacobian with a NaN or Inf, or norms at the end of the
             dtype's range, -1 if none; values are then NaN.
+        complete: False where the leading k exponents only were asked for.
     """
 
     exponents: Array
@@ -57,7 +59,8 @@ class LyapunovSpectrum:
     def kaplan_yorke_dimension(self) -> Array:
         """D = j + (lambda_1 + ... + lambda_j) / abs(lambda_{j+1}), j the last with a sum >= 0 (Kaplan & Yorke 1979).
 
-        0 if lambda_1 < 0; n if the sum of all n exponents is >= 0; NaN if k < n exponents do not reach the crossing.
+        0 if lambda_1 < 0; n if the sum of all n exponents is >= 0; NaN if k < n exponents do not reach the crossing, or
+        if one of the first j + 1 is not resolved.
         """
         lam = self.exponents
         k = lam.shape[-1]
@@ -67,12 +70,37 @@ class LyapunovSpectrum:
         total = jnp.take_along_axis(sums, jnp.maximum(j - 1, 0)[..., None], axis=-1)[..., 0]
         inside = j + jnp.where(j > 0, total, 0) / jnp.where(following < 0, -following, jnp.inf)
         value = jnp.where(j == k, jnp.where(self.complete, float(k), jnp.nan), inside)
-        return jnp.where(jnp.isnan(lam).any(axis=-1), jnp.nan, value)
+        known = jnp.all(self.resolved | (jnp.arange(k) > j[..., None]), axis=-1)
+        return jnp.where(known, value, jnp.nan)
 
     @property
     def entropy_rate(self) -> Array:
-        """Sum of the positive exponents, nats per step: the Kolmogorov-Sinai entropy where Pesin's formula holds."""
-        return jnp.sum(jnp.maximum(self.exponents, 0), axis=-1)
+        """Sum of the positive exponents, nats per step: the Kolmogorov-Sinai entropy where Pesin's formula holds.
+
+        NaN if a positive exponent is not resolved, or if all of the leading k < n are positive. Exponents that are not
+        resolved are upper bounds: where they are negative they take no part.
+        """
+        lam = self.exponents
+        known = jnp.all(self.resolved | (lam <= 0), axis=-1) & (self.complete | (lam[..., -1] <= 0))
+        return jnp.where(known, jnp.sum(jnp.maximum(lam, 0), axis=-1), jnp.nan)
+
+    def __repr__(self) -> str:
+        if not _report.readable(self):
+            return shapes(self)
+        chains = self.exponents.size // self.exponents.shape[-1]
+        over = f"over {_report.span(self.steps.sum(axis=-1))} steps"
+        of = over if chains == 1 else f"of {chains} chains {over}"
+        error = self.standard_error.max()
+        told = "standard error not known for all" if jnp.isnan(error) else f"standard errors at most {float(error):.1e}"
+        return _report.sentence(self, self.exponents, "exponents", "nats/step", of, told)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Fields, `kaplan_yorke_dimension` and `entropy_rate` as plain Python; 'nan', 'inf', '-inf' as strings.
+
+        Raises:
+            TypeError: under a transformation of JAX, where there are no numbers yet.
+        """
+        return _report.to_dict(self, "kaplan_yorke_dimension", "entropy_rate")
 
 
 def lyapunov_exponents(

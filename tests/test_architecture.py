@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # The ranks of the design; a half is a helper room between two of them.
 RANKS: dict[str, float] = {
     **dict.fromkeys(["typing", "_pytree", "_checks", "_files"], 0),
-    "operators": 0.5,
+    **dict.fromkeys(["operators", "_report"], 0.5),
     "_lapack": 0.7,
     **dict.fromkeys(["activations", "_product", "_claims"], 1),
     **dict.fromkeys(["_steps", "_links"], 1.5),
