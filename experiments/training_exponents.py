@@ -132,7 +132,7 @@ def judge(config: dict[str, Any], model: models.Recurrent, task: tasks.Task) -> 
         "wrong": task.wrong(outputs, held_out).mean(),
         "whole": whole.exponents,
         "alone": alone.exponents,
-        "error": whole.standard_error[0],
+        "standard_error": whole.standard_error[0],
         "keep": jnp.sort(keep.mean(axis=0))[::-1],
         "sum_rule": log_det,
         "log_gradient_norms": jax.vmap(lambda v: js.log_gradient_norms(chain[burn_in:], v))(v).mean(axis=0),

@@ -156,7 +156,7 @@ def claims(data: dict[str, np.ndarray], config: dict[str, Any]) -> list[Claim]:
     rows = [
         (f"updates until the mean of lambda_i^2 over i <= {m} is below 0.001", engelken, 200, 0,
          reached[0] if reached.size else np.inf, "at_most"),
-        (f"lambda_1 after flossing {ks[0]} (tolerance 0.01 and four standard errors)", engelken, 0, 0.01 + 4 * data["standard_error"][1, 0],
+        (f"lambda_1 after flossing {ks[0]} (tolerance 0.01 and four standard errors)", engelken, 0, 0.01 + 4 * np.nan_to_num(data["standard_error"][1, 0]),
          exponents[1, 0]),
         (f"mean of lambda_i^2 over i <= {last}: after flossing {last} / before", engelken, 0.05, 0, final[1] / final[0],
          "at_most"),

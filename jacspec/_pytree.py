@@ -40,11 +40,12 @@ def pytree(cls: type[T]) -> type[T]:
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     if cls.__repr__ is object.__repr__:
-        cls.__repr__ = _repr  # type: ignore[method-assign]
+        cls.__repr__ = shapes  # type: ignore[method-assign]
     return cls
 
 
-def _repr(obj: Any) -> str:
+def shapes(obj: Any) -> str:
+    """The fields of `obj`, an array by its dtype and shape."""
     return f"{type(obj).__name__}({', '.join(f'{f.name}={_short(getattr(obj, f.name))}' for f in dataclasses.fields(obj))})"
 
 

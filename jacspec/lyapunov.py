@@ -8,17 +8,19 @@ differ by O(1) nats in the sum. Exponents of the product J_T ... J_1 and of its 
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jacspec import _checks
+from jacspec import _checks, _report
 from jacspec._links import Listed
+from jacspec._long_run import standard_error
 from jacspec._product.image import guide, image
 from jacspec._product.orthogonal import NOISE, inverse, permuted, rounding, row_sorted_qr, stopped
-from jacspec._pytree import pytree
+from jacspec._pytree import pytree, shapes
 from jacspec.chain import JacobianChain
 from jacspec.operators import norms
 
@@ -37,13 +39,16 @@ class LyapunovSpectrum:
         exponents: (k,), nats per step, descending; -inf for a direction that is killed exactly.
         history: (blocks, k), log growth of each direction over each block, nats.
         steps: (blocks,), number of steps in each block (`qr_every`; the last may be shorter).
-        standard_error: (k,), nats per step, from the autocovariance of the history (Geyer's initial monotone
-            sequence); NaN for fewer than four blocks.
+        standard_error: (k,), nats per step, of the exponent as a mean over this record: two of them hold about 95 %.
+            From the spectrum of the history at frequency zero, and from its two ends where that vanishes. NaN where
+            the record cannot tell: fewer than 64 blocks, not finite, constant, too slow for its length, a transient,
+            periodic or nearly so.
         resolved: (k,), False below the precision floor, (lambda_1 - lambda_i) qr_every >= 0.8 log(1/eps), or where
             an entry of R was noise or so small that it may be a slope stopped short of underflow.
         converged: False if the chain is not finite.
         first_nonfinite: index of the first state or step Jacobian with a NaN or Inf, or norms at the end of the
             dtype's range, -1 if none; values are then NaN.
+        complete: False where the leading k exponents only were asked for.
     """
 
     exponents: Array
@@ -59,7 +64,8 @@ class LyapunovSpectrum:
     def kaplan_yorke_dimension(self) -> Array:
         """D = j + (lambda_1 + ... + lambda_j) / abs(lambda_{j+1}), j the last with a sum >= 0 (Kaplan & Yorke 1979).
 
-        0 if lambda_1 < 0; n if the sum of all n exponents is >= 0; NaN if k < n exponents do not reach the crossing.
+        0 if lambda_1 < 0; n if the sum of all n exponents is >= 0; NaN if k < n exponents do not reach the crossing, or
+        if one of the first j + 1 is not resolved.
         """
         lam = self.exponents
         k = lam.shape[-1]
@@ -69,12 +75,37 @@ class LyapunovSpectrum:
         total = jnp.take_along_axis(sums, jnp.maximum(j - 1, 0)[..., None], axis=-1)[..., 0]
         inside = j + jnp.where(j > 0, total, 0) / jnp.where(following < 0, -following, jnp.inf)
         value = jnp.where(j == k, jnp.where(self.complete, float(k), jnp.nan), inside)
-        return jnp.where(jnp.isnan(lam).any(axis=-1), jnp.nan, value)
+        known = jnp.all(self.resolved | (jnp.arange(k) > j[..., None]), axis=-1)
+        return jnp.where(known, value, jnp.nan)
 
     @property
     def entropy_rate(self) -> Array:
-        """Sum of the positive exponents, nats per step: the Kolmogorov-Sinai entropy where Pesin's formula holds."""
-        return jnp.sum(jnp.maximum(self.exponents, 0), axis=-1)
+        """Sum of the positive exponents, nats per step: the Kolmogorov-Sinai entropy where Pesin's formula holds.
+
+        NaN if a positive exponent is not resolved, or if all of the leading k < n are positive. Exponents that are not
+        resolved are upper bounds: where they are negative they take no part.
+        """
+        lam = self.exponents
+        known = jnp.all(self.resolved | (lam <= 0), axis=-1) & (self.complete | (lam[..., -1] <= 0))
+        return jnp.where(known, jnp.sum(jnp.maximum(lam, 0), axis=-1), jnp.nan)
+
+    def __repr__(self) -> str:
+        if not _report.readable(self):
+            return shapes(self)
+        chains = self.exponents.size // self.exponents.shape[-1]
+        over = f"over {_report.span(self.steps.sum(axis=-1))} steps"
+        of = over if chains == 1 else f"of {chains} chains {over}"
+        error = self.standard_error.max()
+        told = "standard error not known for all" if jnp.isnan(error) else f"standard errors at most {float(error):.1e}"
+        return _report.sentence(self, self.exponents, "exponents", "nats/step", of, told)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Fields, `kaplan_yorke_dimension` and `entropy_rate` as plain Python; 'nan', 'inf', '-inf' as strings.
+
+        Raises:
+            TypeError: under a transformation of JAX, where there are no numbers yet.
+        """
+        return _report.to_dict(self, "kaplan_yorke_dimension", "entropy_rate")
 
 
 def lyapunov_exponents(
@@ -97,7 +128,7 @@ def lyapunov_exponents(
         ValueError: for T = 0, `transient` >= T, options out of range, or a chain whose width changes.
 
     Reference: G. Benettin et al., Meccanica 15 (1980) 9; K. Geist, U. Parlitz, W. Lauterborn, Prog. Theor. Phys. 83
-    (1990) 875; C. J. Geyer, Stat. Sci. 7 (1992) 473 (standard error).
+    (1990) 875.
 
     Example:
         >>> import jax.numpy as jnp, jacspec as js
@@ -194,32 +225,3 @@ def _total(history: Array) -> Array:
     side = max(1, int(np.sqrt(blocks)))
     whole = blocks // side * side
     return history[:whole].reshape(-1, side, k).sum(axis=1).sum(axis=0) + history[whole:].sum(axis=0)
-
-
-def standard_error(history: Array, steps: Array) -> Array:
-    """Standard error of the mean growth per step, from a correlated record.
-
-    var = (1/N) (-gamma_0 + 2 sum_m G_m), G_m = gamma_2m + gamma_2m+1 summed while positive and made non-increasing
-    (Geyer 1992, initial monotone sequence).
-
-    Args:
-        history: (blocks, k) log growth, nats.
-        steps: (blocks,) steps per block.
-
-    Returns:
-        (k,), nats per step; NaN for fewer than four blocks.
-    """
-    blocks = history.shape[0]
-    if blocks < 4:
-        return jnp.full(history.shape[1], jnp.nan, history.dtype)
-    rate = lax.stop_gradient(history / steps[:, None])
-    deviation = jnp.where(jnp.isfinite(rate), rate - jnp.mean(rate, axis=0), 0)
-    size = 1 << (2 * blocks - 1).bit_length()
-    power = jnp.abs(jnp.fft.rfft(deviation, size, axis=0)) ** 2
-    covariance = jnp.fft.irfft(power, size, axis=0)[: blocks // 2 * 2] / blocks
-    pairs = covariance[0::2] + covariance[1::2]
-    positive = jnp.cumprod(pairs > 0, axis=0)
-    monotone = lax.cummin(pairs, axis=0)
-    variance = -covariance[0] + 2 * jnp.sum(jnp.where(positive > 0, monotone, 0), axis=0)
-    finite = jnp.isfinite(rate).all(axis=0)
-    return jnp.where(finite, jnp.sqrt(jnp.maximum(variance, 0) / blocks), jnp.nan)

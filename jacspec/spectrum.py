@@ -4,6 +4,7 @@ They are those of the product itself: invariant to transposition and to orthogon
 exponents, which are QR growth rates and agree with them only as T -> infinity (`jacspec.lyapunov`).
 """
 
+import dataclasses
 import functools
 import math
 from typing import Any
@@ -13,13 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jacspec import _checks
+from jacspec import _checks, _report
 from jacspec._leading import leading_values
 from jacspec._links import Listed
 from jacspec._product import recursion
 from jacspec._product.finish import attached, finish
 from jacspec._product.logs import Logs
-from jacspec._pytree import pytree
+from jacspec._pytree import pytree, shapes
 from jacspec._walks import Wobble, backward, forward
 from jacspec.chain import JacobianChain
 
@@ -58,6 +59,7 @@ class Spectrum:
         converged: False if the finish did not converge or the chain is not finite.
         first_nonfinite: index of the first state or step Jacobian with a NaN or Inf, or norms at the end of the
             dtype's range, -1 if none; values are then NaN.
+        complete: False where the leading k values only were asked for.
     """
 
     log_singular_values: Array
@@ -67,22 +69,50 @@ class Spectrum:
     error: Array
     converged: Array
     first_nonfinite: Array
+    complete: Array
 
     @property
     def rank(self) -> Array:
-        """The number of values that are resolved and not zero: the numerical rank at this dtype."""
-        return jnp.sum(self.resolved & (self.log_singular_values > -jnp.inf), axis=-1)
+        """The number of values that are resolved and not zero: the numerical rank at this dtype, -1 if not converged.
+
+        A lower bound on the rank: what is not resolved, or lies beyond the leading k, may not be zero.
+        """
+        found = jnp.sum(self.resolved & (self.log_singular_values > -jnp.inf), axis=-1)
+        return jnp.where(self.converged, found, -1)
 
     @property
     def rates(self) -> Array:
-        """log sigma / t, nats per step. Finite-time rates of the product; not Lyapunov exponents."""
+        """log sigma / t, nats per step. Finite-time rates of the product; not Lyapunov exponents.
+
+        A rate is as much resolved as its value: `resolved` is the mark of both.
+        """
         return self.log_singular_values / self.horizons[..., None]
 
     @property
     def log_condition_number(self) -> Array:
-        """log(sigma_max / sigma_min), nats; +inf for a singular product."""
+        """log(sigma_max / sigma_min), nats; +inf for a singular product.
+
+        NaN if either is not resolved, if not converged, for the leading k values only, and for a product that is zero.
+        """
         s = self.log_singular_values
-        return jnp.where(s[..., 0] == -jnp.inf, jnp.nan, s[..., 0] - s[..., -1])
+        known = self.resolved[..., 0] & self.resolved[..., -1] & self.converged & self.complete
+        return jnp.where(known & (s[..., 0] > -jnp.inf), s[..., 0] - s[..., -1], jnp.nan)
+
+    def __repr__(self) -> str:
+        if not _report.readable(self):
+            return shapes(self)
+        many = "a product" if self.horizons.size == 1 else f"{self.horizons.size} products"
+        of = f"of {many} of {_report.span(self.horizons)} factors"
+        error = "" if jnp.isnan(self.error).all() else f"errors at most {float(jnp.nanmax(self.error)):.1e}"
+        return _report.sentence(self, self.log_singular_values, "log singular values", "nats", of, error)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Fields, `rank` and `log_condition_number` as lists, numbers and booleans; 'nan', 'inf', '-inf' as strings.
+
+        Raises:
+            TypeError: under a transformation of JAX, where there are no numbers yet.
+        """
+        return _report.to_dict(self, "rank", "log_condition_number")
 
 
 def spectrum(
@@ -169,11 +199,7 @@ def _spectrum(chain: JacobianChain, horizons: tuple[int, ...], origin: str, k: i
     exact = result.resolved & (result.log_singular_values == -jnp.inf)
     error = jnp.where(known, error, jnp.where(exact, 0.0, jnp.inf))
     error = jnp.where(jnp.isnan(result.log_singular_values), jnp.nan, error)
-    return Spectrum(**(_fields(result) | {"error": error}))
-
-
-def _fields(result: Spectrum) -> dict[str, Array]:
-    return {name: getattr(result, name) for name in Spectrum.__dataclass_fields__}
+    return dataclasses.replace(result, error=error)
 
 
 def _records(chain: JacobianChain, horizons: tuple[int, ...], origin: str) -> Any:
@@ -256,6 +282,7 @@ def _read(record: Any, steps: Array, first: Array, rank: int, count: int, vector
         error=jnp.full_like(values, jnp.nan),
         converged=done.converged & ok,
         first_nonfinite=bad,
+        complete=jnp.asarray(True),
     )
     return result, done.right if vectors else None
 
@@ -315,12 +342,16 @@ def _leading(chain: JacobianChain, origin: str, t: int, k: int) -> Spectrum:
     graded, converged = leading_values(window, k)
     rank = min(window.rank_bound, graded.U.shape[0])
     part, _ = _read((graded, graded.logs.hi[0]), jnp.asarray(window.length), window.first_nonfinite, rank, rank, False)
-    fields = jax.tree.map(lambda leaf: leaf[:k] if leaf.ndim else leaf, _fields(part))
+    part = jax.tree.map(lambda leaf: leaf[:k] if leaf.ndim else leaf, part)
     # a NaN spoils the search itself: where the chain knows its first one, that is the index to tell
     own = jnp.where(part.first_nonfinite < 0, -1, part.first_nonfinite + (0 if origin == "start" else t))
     first = jnp.where((own >= 0) & (chain.first_nonfinite >= 0), chain.first_nonfinite, own)
-    flags = {"converged": part.converged & converged, "resolved": fields["resolved"] & converged}
-    return Spectrum(**(fields | flags | {"first_nonfinite": first}))
+    complete = jnp.asarray(k >= min(window.shape))
+    resolved = part.resolved & converged
+    converged = part.converged & converged
+    return dataclasses.replace(
+        part, resolved=resolved, converged=converged, first_nonfinite=first, complete=complete
+    )
 
 
 _leading_jitted = jax.jit(_leading, static_argnums=(1, 2, 3))

@@ -12,12 +12,12 @@ ROOT = Path(__file__).resolve().parent.parent
 # The ranks of the design; a half is a helper room between two of them.
 RANKS: dict[str, float] = {
     **dict.fromkeys(["typing", "_pytree", "_checks", "_files"], 0),
-    "operators": 0.5,
+    **dict.fromkeys(["operators", "_report"], 0.5),
     "_lapack": 0.7,
     **dict.fromkeys(["activations", "_product", "_claims"], 1),
     **dict.fromkeys(["_steps", "_links"], 1.5),
     **dict.fromkeys(["chain", "cells", "layers", "theory"], 2),
-    **dict.fromkeys(["_leading", "_walks", "_overlays"], 2.5),
+    **dict.fromkeys(["_leading", "_long_run", "_walks", "_overlays"], 2.5),
     **dict.fromkeys(["parameter_gradients", "compose"], 3.5),
     **dict.fromkeys(["spectrum", "lyapunov", "gradients", "initializers", "flax", "tasks", "results", "plotting"], 3),
     **dict.fromkeys(["remedies", "models"], 4),
@@ -27,7 +27,18 @@ RANKS: dict[str, float] = {
     "__main__": 6.5,
 }
 CORE = {"typing", "_pytree", "_checks", "operators", "_lapack", "activations", "_product", "_steps", "_links", "chain"}
-CORE |= {"cells", "layers", "_leading", "_walks", "compose", "spectrum", "lyapunov", "gradients", "parameter_gradients"}
+CORE |= {
+    "cells",
+    "layers",
+    "_leading",
+    "_long_run",
+    "_walks",
+    "compose",
+    "spectrum",
+    "lyapunov",
+    "gradients",
+    "parameter_gradients",
+}
 LONGEST = 350
 RUNNER = ("figures/__main__.py", "figures/_drawing.py")
 
