@@ -349,9 +349,7 @@ def _leading(chain: JacobianChain, origin: str, t: int, k: int) -> Spectrum:
     complete = jnp.asarray(k >= min(window.shape))
     resolved = part.resolved & converged
     converged = part.converged & converged
-    return dataclasses.replace(
-        part, resolved=resolved, converged=converged, first_nonfinite=first, complete=complete
-    )
+    return dataclasses.replace(part, resolved=resolved, converged=converged, first_nonfinite=first, complete=complete)
 
 
 _leading_jitted = jax.jit(_leading, static_argnums=(1, 2, 3))

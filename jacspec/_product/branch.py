@@ -22,7 +22,10 @@ def when(wanted: Array, do: Callable[[Any], Any], otherwise: Callable[[Any], Any
 
     @call.def_vmap
     def rule(size: int, batched: list[bool], wanted: Array, *leaves: Array) -> tuple[Any, Any]:
-        moved = [a if b else jnp.broadcast_to(a, (size, *jnp.shape(a))) for a, b in zip((wanted, *leaves), batched, strict=True)]
+        moved = [
+            a if b else jnp.broadcast_to(a, (size, *jnp.shape(a)))
+            for a, b in zip((wanted, *leaves), batched, strict=True)
+        ]
         wants, members = moved[0], jax.tree.unflatten(structure, moved[1:])
 
         def each(pair):

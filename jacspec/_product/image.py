@@ -62,7 +62,11 @@ def image(J: Any, Q: Array, live: Array, witness: Array) -> tuple[Image, Array]:
     dtype, k = Q.dtype, Q.shape[1]
     info = jnp.finfo(dtype)
     h = jnp.asarray(np.random.default_rng(k).standard_normal((k, PROBES)), dtype)
-    A, shift, thin = Q, jnp.zeros((), dtype), jnp.concatenate([witness, matmul(lax.stop_gradient(Q), h * live[:, None])], axis=1)
+    A, shift, thin = (
+        Q,
+        jnp.zeros((), dtype),
+        jnp.concatenate([witness, matmul(lax.stop_gradient(Q), h * live[:, None])], axis=1),
+    )
     reached, ranks = jnp.any(thin[:, 1:] != 0, axis=1), [jnp.sum(live)]
     for factor in in_turn(J):
         A, exponent = near_one(factor.push, A, thin[:, :1])

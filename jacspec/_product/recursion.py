@@ -41,7 +41,7 @@ from jacspec._product import logs as lg
 from jacspec._product.branch import when
 from jacspec._product.image import Image, given
 from jacspec._product.orthogonal import NOISE, descending, inverse, permuted, rounding, row_sorted_qr, stopped
-from jacspec.operators import matmul, norms, units
+from jacspec.operators import matmul, units
 
 COMBINATIONS = 4
 """Random combinations of the rows of U that are followed."""
@@ -157,7 +157,9 @@ def _factored(step: Image, logs: lg.Logs) -> _Factored:
     return _Factored(order, Q, R, N, logs, uncertain, doubtful, jnp.any((first != own) & ~zero))
 
 
-def _without_noise(R: Array, logs: Array, level: Array, growth: Array, columns: Array, rank: Array) -> tuple[Array, ...]:
+def _without_noise(
+    R: Array, logs: Array, level: Array, growth: Array, columns: Array, rank: Array
+) -> tuple[Array, ...]:
     """R with its noise set to zero, the first column left of each row, and its noise.
 
     A row is noise, too, where what its own column may hide outweighs the first entry left, v_i e^(l_i) > abs(R_ij) e^(l_j),
@@ -204,7 +206,8 @@ def _marked(new: Graded, share: Array, history: Array) -> Graded:
     live = jnp.isfinite(new.logs.hi)
     rounding = new.rounding + inherited + (eps * _size(new.combinations)) ** 2
     return new._replace(
-        rounding=jnp.where(live, jnp.minimum(rounding, 1), 0), doubtful=live & (new.doubtful | (inherited * NOISE**2 >= 1))
+        rounding=jnp.where(live, jnp.minimum(rounding, 1), 0),
+        doubtful=live & (new.doubtful | (inherited * NOISE**2 >= 1)),
     )
 
 
