@@ -201,7 +201,7 @@ def _extended(state: Graded, step: Image) -> tuple[Graded, Array]:
 
 def _marked(new: Graded, share: Array, history: Array) -> Graded:
     """The doubt of new rows: their own, that of the rows they are made of, by their share, and that of U as a whole."""
-    k, eps = new.U.shape[0], jnp.finfo(new.U.dtype).eps
+    eps = jnp.finfo(new.U.dtype).eps
     inherited = matmul(share, history)
     live = jnp.isfinite(new.logs.hi)
     rounding = new.rounding + inherited + (eps * _size(new.combinations)) ** 2
