@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jacspec import _checks, remedies, results
+from jacspec import _checks, results
 from jacspec.tasks import Task
 from jacspec.training._loop import RUNNING, STOPPED, Program, State
 from jacspec.training._options import Options
@@ -46,9 +46,8 @@ class Training:
     ):
         self.name, self.task, self.seeds, self.options = name, task, seeds, options
         graph, parameters, rest = _stacked(name, models)
-        guarded = remedies.reject_nonfinite(optimizer)
         self.program = Program(
-            graph, guarded, options.batch, options.held_out, options.regularizer, tuple(options.probes),
+            graph, optimizer, options.batch, options.held_out, options.regularizer, tuple(options.probes),
             options.success, options.jump, options.patience,
         )  # fmt: skip
         self.keys = jnp.stack([jax.random.key(seed) for seed in seeds])
