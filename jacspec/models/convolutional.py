@@ -127,6 +127,14 @@ class Convolutional(nnx.Module):
         inputs, built = self._checked(inputs, (None,)), self.layers()
         return jax.vmap(lambda x: _depth.compose(built, x)[0])(inputs)
 
+    def answers(self, inputs: Array) -> Array:
+        """The outputs of a batch of sequences (batch, T, features): lines of pixels, or images of one channel."""
+        return self(jax.vmap(self.entry)(inputs))
+
+    def entry(self, x: Array) -> Array:
+        """One sequence of a task, (T, features), in the form in which `chain` takes it: with an axis of channels."""
+        return x[..., None] if x.ndim == self.axes else x
+
     def chain(self, inputs: Array, **options: Any) -> JacobianChain:
         """The Jacobian chain over depth of one example; ``[1:-1]`` leaves out the first layer and the readout.
 

@@ -144,7 +144,7 @@ class Deep(nnx.Module):
         return nnx.Dict(held)
 
     @property
-    def _joint(self) -> bool:
+    def joint(self) -> bool:
         """Whether the examples of a batch act on one another."""
         return self.normalization == "batch" and not self.use_running_average
 
@@ -199,7 +199,7 @@ class Deep(nnx.Module):
             Layers with analytic Jacobians, whose composition is the network; nothing in the model changes.
         """
         batch = inputs.ndim == 2
-        joint = batch and self._joint
+        joint = batch and self.joint
         built = self._built(joint)
         return [layers.PerExample(layer) for layer in built] if batch and not joint else built
 
@@ -218,8 +218,8 @@ class Deep(nnx.Module):
         """
         text = f"(batch, {self.features})"
         inputs = _weights.inputs("models.Deep", inputs, (None, self.features), text, self.dtype)
-        built = self._built(self._joint)
-        if not self._joint:
+        built = self._built(self.joint)
+        if not self.joint:
             return jax.vmap(lambda x: _depth.compose(built, x)[0])(inputs)
         out, seen = _depth.compose(built, inputs)
         for block, statistics in zip(self.blocks, seen, strict=True):
@@ -227,6 +227,14 @@ class Deep(nnx.Module):
                 for key, value in zip(("mean", "variance"), now, strict=True):
                     block[key][...] = self.momentum * block[key][...] + (1 - self.momentum) * value
         return out
+
+    def answers(self, inputs: Array) -> Array:
+        """The outputs of a batch of sequences (batch, T, features), of T * features numbers each."""
+        return self(jax.vmap(self.entry)(inputs))
+
+    def entry(self, x: Array) -> Array:
+        """One sequence of a task, (T, features), in the form in which `chain` takes it: a vector."""
+        return x.reshape(-1)
 
     def chain(self, inputs: Array, **options: Any) -> JacobianChain:
         """The Jacobian chain over depth, from the input to the outputs; ``[1:-1]`` leaves out both ends.

@@ -271,14 +271,29 @@ class Recurrent(nnx.Module):
             ValueError: for inputs of another shape.
         """
         steps = self.steps()
-        step, show = _sweep(steps), getattr(steps[-1], "output", lambda h: h)
-        shown = lambda h: show(h if len(steps) == 1 else h[-1])
-        head = layers.Dense(self.head["W"][...], self.head["b"][...])
+        step, read = _sweep(steps), self._reader(steps)
         start, inputs = self.initial_state(), self._checked(inputs)
         if self.readout == "last":
-            return head(shown(lax.scan(lambda h, x: (step(h, x), None), start, inputs)[0]))
+            return read(lax.scan(lambda h, x: (step(h, x), None), start, inputs)[0])
         states = lax.scan(lambda h, x: (step(h, x),) * 2, start, inputs)[1]
-        return jax.vmap(lambda h: head(shown(h)))(states)
+        return jax.vmap(read)(states)
+
+    def answers(self, inputs: Array) -> Array:
+        """The outputs of a batch (batch, T, features)."""
+        return jax.vmap(lambda x: self(x))(inputs)
+
+    def entry(self, x: Array) -> Array:
+        """One sequence of a task, (T, features), in the form in which `chain` takes it: as it is."""
+        return x
+
+    def read(self, h: State) -> Array:
+        """The outputs at a state: h_t -> y_t, (outputs,)."""
+        return self._reader(self.steps())(h)
+
+    def _reader(self, steps: list[Step]) -> Any:
+        show = getattr(steps[-1], "output", lambda h: h)
+        head = layers.Dense(self.head["W"][...], self.head["b"][...])
+        return lambda h: head(show(h if len(steps) == 1 else h[-1]))
 
     def chain(self, inputs: Array, **options: Any) -> JacobianChain:
         """The Jacobian chain of the state along one sequence, from the zero state.

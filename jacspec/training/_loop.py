@@ -103,7 +103,7 @@ class Program:
         value = reading.loss(model, task, batch)
         rest = nnx.state(model, nnx.Not(nnx.Param))
         if self.regularizer is not None:
-            value = value + self.regularizer(model, batch).astype(value.dtype)
+            value = value + jnp.asarray(self.regularizer(model, batch), value.dtype)
         return value, rest
 
     def reference(self, state: State, task: Task) -> Array:
@@ -199,7 +199,7 @@ class Program:
         record["metric"] = jnp.mean(task.wrong(y, asked), dtype=record["loss"].dtype)
         few = jax.tree.map(lambda a: a[: self.batch], held)
         for probe in self.probes:
-            record |= probe(self._merged(parameters, rest), few)
+            record |= jax.tree.map(jnp.asarray, probe(self._merged(parameters, rest), few))
         return record
 
     def settled(self, state: State, metric: Array) -> State:

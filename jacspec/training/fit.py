@@ -12,7 +12,7 @@ from flax import nnx
 
 from jacspec import _checks
 from jacspec.tasks import Task
-from jacspec.training import _options, reading
+from jacspec.training import _options, _trial
 from jacspec.training._driver import Training
 from jacspec.training._loop import EXPLODED, RUNNING, SOLVED, STOPPED
 from jacspec.training.trace import Trace, locate
@@ -175,7 +175,9 @@ def _fitted(
     _checks.instance(name, "task", task, Task, "Take one of jacspec.tasks.")
     seeds = [_checks.integer(name, "seed", seed, 0, 2**32 - 1, "A seed lies in 0..2**32-1.") for seed in seeds]
     checked = _options.checked(name, options, task, optimizer)
-    reading.fits(name, models[0], task, checked.batch)  # the others have its shapes, or are refused
+    _trial.data(name, task, {"batch": checked.batch, "held_out": checked.held_out})
+    for model in models:
+        _trial.model(name, model, task, checked.batch)
     training = Training(name, models, task, optimizer, seeds, checked)
     training.run()
     return [_one(training, i) for i in range(len(seeds))]
