@@ -51,7 +51,8 @@ class Training:
             options.success, options.jump, options.patience,
         )  # fmt: skip
         self.keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-        _trial.program(name, self.program, *_one((parameters, rest), 0), self.keys[0], task)
+        first = _one((parameters, rest, self.keys), 0)
+        _trial.program(name, self.program, first, task)
         self.states: State = self._over_seeds(self.program.start, 3)(parameters, rest, self.keys, task)
         self.records: list[list[dict[str, np.ndarray]]] = [[] for _ in seeds]
         self.done = -1

@@ -91,6 +91,10 @@ def _free(name: str, argument: str, value: str | os.PathLike) -> None:
     if not isinstance(path, str) or not path or "\0" in path:
         raise ValueError(_checks.message(name, argument, "is no path", repr(path), f"the path of {wanted}"))
     whole = Path(path).absolute()
+    try:
+        whole.exists()
+    except OSError as error:  # a name that is too long
+        raise ValueError(_checks.message(name, argument, "cannot be used", error.strerror, wanted)) from error
     if whole.exists() and whole.is_dir() != (argument == "checkpoint"):
         kind = "a directory" if whole.is_dir() else "a file"
         raise ValueError(_checks.message(name, argument, f"is {kind}", path, f"the path of {wanted}"))

@@ -12,31 +12,12 @@ from jacspec._links import free_bytes
 from jacspec.tasks import Batch, Task
 from jacspec.training import reading
 from jacspec.training._loop import Program, State
+from jacspec.training._told import tried
 
 MODEL = "model(inputs) -> outputs, (batch, T, features) -> (batch, T, outputs) or (batch, outputs)"
-REAL = (jnp.floating, jnp.integer, jnp.bool_)
 TAKEN = {"update", "loss", "metric", "rejected", "training_loss", "gradient_norm", "log_gradient_norm", "clip_rate"}
 TAKEN |= {"seed", "seconds"}
 """Names in a record."""
-
-
-def tried(name: str, argument: str, form: str, f: Callable, *arguments: Any) -> Any:
-    """The shapes of ``f(*arguments)``; what it raises is told as a fault of an argument of the user's.
-
-    Raises:
-        TypeError: for what is of the wrong type, or lacks a name or an argument.
-        ValueError: for anything else.
-    """
-    try:
-        return jax.eval_shape(f, *arguments)
-    except Exception as error:
-        text = str(error).strip()
-        if text.startswith("jacspec."):
-            error.add_note(f"jacspec.{name}: in argument '{argument}'")
-            raise
-        got = ": ".join([type(error).__name__, *text.splitlines()[:1]])
-        kind = TypeError if isinstance(error, (TypeError, AttributeError)) else ValueError
-        raise kind(_checks.message(name, argument, "fails when it is called", got[:300], form)) from error
 
 
 def data(name: str, task: Task, counts: dict[str, int]) -> None:
@@ -47,8 +28,8 @@ def data(name: str, task: Task, counts: dict[str, int]) -> None:
     """
     T, n, form = task.length, task.outputs, "draw(data, key, count) -> Batch"
     classes = task.kind == "cross_entropy"
-    want = Batch((2, T, task.features), (2, T) if classes else (2, T, n), (2, T))
-    kinds = Batch(REAL, (jnp.integer,) if classes else REAL, (jnp.floating,))
+    want = (2, T, task.features), (2, T) if classes else (2, T, n), (2, T)
+    kinds = reading.REAL, (jnp.integer,) if classes else reading.REAL, (jnp.floating,)
     for draw in (task.sample, task.evaluation):
         found = tried(name, "task", form, lambda draw=draw: draw(jax.random.key(0), 2))
         if not isinstance(found, Batch):
@@ -102,13 +83,20 @@ def model(name: str, model: Any, task: Task, batch: int) -> None:
         raise ValueError(_checks.message(name, "model", "answers only at the end", got, want, hint))
 
 
-def program(name: str, program: Program, parameters: Any, rest: Any, key: Any, task: Task) -> None:
+def program(name: str, program: Program, first: tuple[Any, Any, Any], task: Task) -> None:
     """Refuse a regularizer, probes or an optimizer that cannot be part of a compiled loop.
+
+    Args:
+        name: the public function that asks.
+        program: of the training.
+        first: parameters, other variables and key of one seed.
+        task: what is learned.
 
     Raises:
         TypeError: for a regularizer that returns no number, a probe that returns no dict of numbers.
         ValueError: for names that are taken, for variables or an optimizer's state that change their form.
     """
+    parameters, rest, key = first
     batch = jax.eval_shape(lambda key: task.evaluation(key, program.batch), key)
     merged = lambda f: lambda p, r, b: f(nnx.merge(program.graph, p, r, copy=True), b)
     if program.regularizer is not None:
@@ -158,7 +146,7 @@ def _probes(name: str, probes: list[Callable], *arguments: Any) -> None:
 
 
 def _real(leaf: Any) -> bool:
-    return hasattr(leaf, "dtype") and any(jnp.issubdtype(leaf.dtype, kind) for kind in REAL)
+    return hasattr(leaf, "dtype") and any(jnp.issubdtype(leaf.dtype, kind) for kind in reading.REAL)
 
 
 def _form(tree: Any) -> str:

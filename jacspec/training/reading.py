@@ -17,7 +17,11 @@ from jacspec import _checks
 from jacspec.chain import JacobianChain
 from jacspec.models import Recurrent as Recurrent
 from jacspec.tasks import Batch, Task
+from jacspec.training._told import told
 from jacspec.typing import State
+
+REAL = (jnp.floating, jnp.integer, jnp.bool_)
+"""Kinds of numbers that are real."""
 
 UNCHECKED = {"check": False}
 """Options of a chain: explosions are looked at too."""
@@ -83,7 +87,8 @@ def chain(model: Any, inputs: Array, **options: Any) -> JacobianChain:
         hint = "Return jacspec.jacobian_chain(step, h0, inputs), or jacspec.layer_chain(layers, inputs)."
         raise TypeError(_checks.message(name, "model", "has no Jacobian chain", type(model).__name__, form, hint))
     x = jax.vmap(entry)(inputs) if joint(model) else entry(inputs)
-    found = make(x, **{k: v for k, v in (UNCHECKED | options).items() if takes(make, x, **{k: v})})
+    with told(name, "model", f"{form}, here of shape {x.shape}"):
+        found = make(x, **{k: v for k, v in (UNCHECKED | options).items() if takes(make, x, **{k: v})})
     if not isinstance(found, JacobianChain):
         got = f"{type(found).__name__} from {type(model).__name__}.chain"
         raise TypeError(_checks.message(name, "model", "returns no Jacobian chain", got, form))
