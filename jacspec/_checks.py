@@ -102,3 +102,11 @@ def finite(function: str, argument: str, tree: Any) -> None:
             first = tuple(int(i) for i in np.argwhere(bad)[0])
             got = f"{int(bad.sum())} of {bad.size}, the first at index {first}"
             raise ValueError(message(function, name, "has non-finite values", got, "finite values"))
+
+
+def overflow(before: Any, after: Any) -> float | None:
+    """The first finite number that a change of dtype made infinite; None if there is none or it is traced."""
+    if not (is_concrete(before) and is_concrete(after)) or before.dtype.itemsize <= after.dtype.itemsize:
+        return None
+    lost = np.asarray(before)[np.isinf(np.asarray(after, np.float64)) & np.isfinite(np.asarray(before, np.float64))]
+    return float(lost[0]) if lost.size else None

@@ -94,6 +94,7 @@ class Deep(nnx.Module):
         rngs: nnx.Rngs,
     ):
         name = "models.Deep"
+        dtype = _weights.floating(name, dtype)
         _checks.one_of(name, "kind", kind, ("plain", "residual"))
         _checks.one_of(name, "normalization", normalization, (None, *OF_STATES, *OF_WEIGHTS))
         _checks.one_of(name, "position", position, ("before", "after"))
@@ -109,14 +110,18 @@ class Deep(nnx.Module):
             raise ValueError(_checks.message(name, "width", "changes along residual layers", widths, "equal widths"))
         self.kind, self.normalization, self.position, self.activation = kind, normalization, position, activation
         self.momentum = _weights.number(name, "momentum", momentum, 0, 1)
-        self.dtype, self.use_running_average = jnp.dtype(dtype), False
+        self.dtype, self.use_running_average = dtype, False
 
         rngs = _weights.streams(name, rngs)
         variance = _weights.number(name, "bias_variance", bias_variance, 0)
-        gain = _weights.number(name, "gain", gain, 0)
+        gain = _weights.number(name, "gain", gain, 0, dtype=dtype)
         gain = _weights.critical_gain(name, initialization, gain, activation, bias_variance=variance)
         branches = max(1, len(widths) - 1)
-        alpha = 1 / math.sqrt(branches) if branch_scale is None else _weights.number(name, "branch_scale", branch_scale)
+        alpha = (
+            1 / math.sqrt(branches)
+            if branch_scale is None
+            else _weights.number(name, "branch_scale", branch_scale, dtype=dtype)
+        )
         self.blocks = nnx.List([])
         for l, (n, m) in enumerate(zip((self.features, *widths), widths, strict=False)):
             W = _weights.draw(initialization, rngs.params(), (m, n), dtype, gain)
@@ -130,6 +135,7 @@ class Deep(nnx.Module):
         head = _weights.draw("gaussian", rngs.params(), (outputs, widths[-1]), dtype, 1.0)
         block = {"W": head, "b": jnp.zeros(outputs, dtype)}
         self.blocks.append(self._held(block, widths[-1] if kind == "residual" else None))
+        _weights.finite(name, self)
 
     def _held(self, values: dict[str, Array], n: int | None) -> nnx.Dict:
         """A block's variables, with those of a normalization of n units."""

@@ -138,19 +138,20 @@ class Recurrent(nnx.Module):
         **options: Any,
     ):
         name = "models.Recurrent"
+        dtype = _weights.floating(name, dtype)
         _checks.one_of(name, "cell", cell, FAMILIES)
         _checks.one_of(name, "readout", readout, ("every", "last"))
         sizes = {"features": features, "width": width, "outputs": outputs, "depth": depth}
         sizes = {argument: _checks.integer(name, argument, value, 1) for argument, value in sizes.items()}
         activations.get(activation, function=name)
         self.cell, self.readout, self.activation = cell, readout, activation
-        self.features, self.width, self.dtype = sizes["features"], sizes["width"], jnp.dtype(dtype)
+        self.features, self.width, self.dtype = sizes["features"], sizes["width"], dtype
         for option in options:
             _checks.one_of(name, f"an option of {cell!r}", option, FAMILIES[cell].options)
         self.options = tuple(sorted(options.items()))
 
         rngs = _weights.streams(name, rngs)
-        input_gain = _weights.number(name, "input_gain", input_gain, 0)
+        input_gain = _weights.number(name, "input_gain", input_gain, 0, dtype=dtype)
         forget_bias, chrono = self._keeping(name, {"forget_bias": forget_bias, "chrono": chrono})
         law, gain = self._law(name, initialization, gain, forget_bias, chrono)
         bias = lambda: self._keep_bias(forget_bias, chrono, rngs)
@@ -177,6 +178,7 @@ class Recurrent(nnx.Module):
         count = sizes["outputs"]
         self.head = nnx.Dict(W=nnx.Param(normal(1.0, count, shown)), b=nnx.Param(jnp.zeros(count, dtype)))
         self.steps()  # the cells check their own options
+        _weights.finite(name, self)
 
     def _keeping(self, name: str, given: dict[str, Any]) -> tuple[float | None, float | None]:
         """The two ways to set the bias of the gate that keeps, checked."""
@@ -184,7 +186,9 @@ class Recurrent(nnx.Module):
             if value is not None and FAMILIES[self.cell].keeps is None:
                 text = f"needs a gate that keeps the state, and {self.cell!r} has none"
                 raise ValueError(_checks.message(name, argument, text))
-        forget_bias, chrono = (v if v is None else _weights.number(name, k, v) for k, v in given.items())
+        forget_bias, chrono = (
+            v if v is None else _weights.number(name, k, v, dtype=self.dtype) for k, v in given.items()
+        )
         if forget_bias is not None and chrono is not None:
             text = _checks.message(name, "chrono", "and forget_bias set the same bias", expected="one of them")
             raise ValueError(text)
@@ -192,7 +196,7 @@ class Recurrent(nnx.Module):
 
     def _law(self, name: str, law: str | None, gain: float, forget_bias: Any, chrono: Any) -> tuple[str, float]:
         """The law of the recurrent weights and its gain."""
-        gain, family = _weights.number(name, "gain", gain, 0), FAMILIES[self.cell]
+        gain, family = _weights.number(name, "gain", gain, 0, dtype=self.dtype), FAMILIES[self.cell]
         if self.cell == "lru":
             if law is not None or gain != 1:
                 argument, got = ("gain", gain) if law is None else ("initialization", repr(law))

@@ -53,6 +53,7 @@ class Training:
         self.keys = jnp.stack([jax.random.key(seed) for seed in seeds])
         first = _one((parameters, rest, self.keys), 0)
         _trial.program(name, self.program, first, task)
+        _trial.values(name, self.program, first[-1], task, getattr(models[0], "dtype", None))
         self.states: State = self._over_seeds(self.program.start, 3)(parameters, rest, self.keys, task)
         self.records: list[list[dict[str, np.ndarray]]] = [[] for _ in seeds]
         self.done = -1

@@ -11,7 +11,7 @@ from jacspec import _checks
 from jacspec._links import free_bytes
 from jacspec.tasks import Batch, Task
 from jacspec.training import reading
-from jacspec.training._loop import Program, State
+from jacspec.training._loop import HELD_OUT, Program, State, stream
 from jacspec.training._told import tried
 
 MODEL = "model(inputs) -> outputs, (batch, T, features) -> (batch, T, outputs) or (batch, outputs)"
@@ -81,6 +81,31 @@ def model(name: str, model: Any, task: Task, batch: int) -> None:
         hint = "Use a recurrent model with readout='every'."
         got, want = "one answer", f"an answer at every step that {task.name} asks for"
         raise ValueError(_checks.message(name, "model", "answers only at the end", got, want, hint))
+
+
+def values(name: str, program: Program, key: Any, task: Task, dtype: Any) -> None:
+    """Refuse numbers of the first batch, or of the held-out one, that mean nothing.
+
+    Raises:
+        ValueError: for inputs that are finite and not in the dtype of the model, classes that there are not, or where
+            nothing is asked for. (What is not finite explodes, and is traced.)
+    """
+    held = task.evaluation(stream(key, HELD_OUT), program.held_out)
+    for batch in (program.drawn(jnp.zeros((), jnp.int32), key, task), held):
+        if dtype is not None and (beyond := _checks.overflow(batch.inputs, batch.inputs.astype(dtype))) is not None:
+            hint = "Scale the inputs, or make the model with a wider dtype."
+            text = f"has inputs beyond {dtype}, the dtype of the model"
+            raise ValueError(_checks.message(name, "task", text, beyond, f"at most {jnp.finfo(dtype).max:.4g}", hint))
+        classes = batch.targets[batch.weights > 0]
+        if not len(classes):
+            raise ValueError(
+                _checks.message(name, "task", "asks for nothing", "weights that are all 0", "some above 0")
+            )
+        if task.kind == "cross_entropy" and bool((bad := (classes < 0) | (classes >= task.outputs)).any()):
+            want = f"0..{task.outputs - 1}, as it has {task.outputs} outputs"
+            raise ValueError(
+                _checks.message(name, "task", "asks for a class that there is not", int(classes[bad][0]), want)
+            )
 
 
 def program(name: str, program: Program, first: tuple[Any, Any, Any], task: Task) -> None:

@@ -100,6 +100,9 @@ class Checkpoint:
                 hint = "Use another directory, or the same arguments."
                 got = f"{', '.join(differ)} differ in {self.folder}"
                 raise ValueError(_checks.message(name, "checkpoint", "is of other arguments", got, hint=hint))
+        elif (self.folder / "states").is_dir():
+            with self._whole():
+                raise FileNotFoundError(manifest)
         elif self.folder.is_dir() and any(self.folder.iterdir()):
             got = str(self.folder)
             raise ValueError(_checks.message(name, "checkpoint", "holds other files", got, "an empty directory"))
