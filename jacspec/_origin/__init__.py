@@ -34,9 +34,10 @@ class Origin:
     """The first operation that gave a number that is not finite.
 
     Attributes:
-        operation: name of the JAX primitive; "argument" where an argument of the function was not finite itself.
+        operation: name of the JAX primitive or function; "argument" where an argument of the function was not finite itself.
         cause: "overflow", finite numbers beyond the dtype; "cast", the same by a change of dtype; "pole", such as 1/0 and
-            log 0; "undefined", such as 0/0, 0 * inf and the root of -1; "argument".
+            log 0; "undefined", such as 0/0, 0 * inf and the root of -1; "constant", where the program itself holds it and
+            nothing else is to blame; "argument".
         operands: of each floating operand the number at fault, twice, or else its smallest and its largest number.
         value: what came out: nan, inf or -inf.
         where: ``file:line (function)``, or "".
@@ -83,7 +84,7 @@ def origin(f: Callable, *args: Any) -> Origin | None:
         bad = [v for v in closed.jaxpr.outvars if top.has(v, kind)]
         if not bad:
             continue
-        found = first([(top, v) for v in bad], kind)
+        found = first([(top, v) for v in bad], kind, constants=True)
         if found is None:
             values = next(np.asarray(top.read(v)) for v in bad)
             return Origin("argument", "argument", (), float(np.real(values[_at(values, kind)])), "")
@@ -102,7 +103,7 @@ def _at(values: np.ndarray, kind: str) -> tuple[int, ...]:
 def _described(found: Found, kind: str) -> Origin:
     level, equation = found.level, found.equation
     path, out = (*level.path, equation), np.asarray(level.read(found.variable))
-    name = equation.primitive.name
+    name = equation.params.get("name", equation.primitive.name).strip("_")
     at = _at(out, kind)
     operands = [np.asarray(value) for value in map(level.read, equation.invars) if inexact(value)]
     if name in ENTRYWISE:
@@ -119,6 +120,8 @@ def _described(found: Found, kind: str) -> Origin:
 
 
 def _cause(name: str, operands: Sequence[np.ndarray], kind: str) -> str:
+    if any(count(KINDS[kind](a)) for a in operands):
+        return "constant"
     if kind == "nan":
         return "undefined"
     if name == "convert_element_type":

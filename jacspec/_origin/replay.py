@@ -88,10 +88,14 @@ class Level:
         return [] if program is None else program.inside(equation.outvars.index(found.variable), kind)
 
 
-def first(places: Sequence[Place], kind: str) -> Found | None:
-    """The earliest equation on the way to some values that made one of a kind of operands without."""
+def first(places: Sequence[Place], kind: str, constants: bool = False) -> Found | None:
+    """The earliest equation on the way to some values that made one of a kind of operands without.
+
+    With `constants`, where there is none, the earliest that was given one by a constant of the program.
+    """
     waiting, seen = [*places], set()
     made: list[Found] = []
+    given: list[Found] = []
     passed: list[Found] = []  # their operands are of the kind already: entered only where nothing else is found
     while waiting or (passed and not made):
         if not waiting:
@@ -108,11 +112,13 @@ def first(places: Sequence[Place], kind: str) -> Found | None:
         elif operands := [(level, v) for v in here.equation.invars if level.has(v, kind)]:
             waiting += operands
             passed.append(here)
-        elif not any(holds(level.read(v), kind) for v in here.equation.invars):
+        elif any(holds(level.read(v), kind) for v in here.equation.invars):
+            given.append(here)
+        else:
             within = level.within(here, kind)
             waiting += within
             made += [] if within else [here]
-    return min(made, key=lambda found: found.order, default=None)
+    return min(made or (given if constants else []), key=lambda found: found.order, default=None)
 
 
 def inexact(value: Any) -> bool:
