@@ -117,17 +117,17 @@ class Program:
 
     def updated(self, state: State, task: Task, batch: Batch, loss: Array, g: Any) -> tuple[Any, RejectState]:
         """What the guarded optimizer makes of a gradient: the updates and its next state."""
-        return self.optimizer.update(g, state.optimizer, state.parameters, **self._extra(state, task, batch, loss, g))
+        return self.optimizer.update(g, state.optimizer, state.parameters, **self.extra(state, task, batch, loss, g))
 
     def moved(self, state: State, task: Task, batch: Batch, loss: Array, g: Any) -> tuple[Any, Any, list[Array]]:
         """The same without the guard: updates, parameters, and the numbers of the next state that were finite."""
         old, inner = state.optimizer.inner, optax.with_extra_args_support(self.transformation)
-        updates, new = inner.update(g, old, state.parameters, **self._extra(state, task, batch, loss, g))
+        updates, new = inner.update(g, old, state.parameters, **self.extra(state, task, batch, loss, g))
         pairs = zip(floating(old), floating(new), strict=True)
         finite = [jnp.where(jnp.isfinite(a), b, 0) for a, b in pairs]
         return updates, optax.apply_updates(state.parameters, updates), finite
 
-    def _extra(self, state: State, task: Task, batch: Batch, loss: Array, g: Any) -> dict[str, Any]:
+    def extra(self, state: State, task: Task, batch: Batch, loss: Array, g: Any) -> dict[str, Any]:
         """What some optimizers ask for beside the gradient."""
         return {"value": loss, "grad": g, "value_fn": lambda p: self.loss(p, state.rest, task, batch)[0]}
 

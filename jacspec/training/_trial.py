@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import nnx
 
 from jacspec import _checks
@@ -137,13 +138,13 @@ def program(name: str, program: Program, first: tuple[Any, Any, Any], task: Task
         raise ValueError(_checks.message(name, "model", "changes the form of its variables", new, old, hint))
 
     def update(p: Any, r: Any, b: Batch, loss: Any) -> Any:
-        before = program.optimizer.init(p)
-        zero = jnp.zeros((), jnp.int32)
-        updates, after = program.updated(State(p, r, before, zero, zero, zero), task, b, loss, p)
-        return p, updates, before, after
+        optimizer, zero = optax.with_extra_args_support(program.transformation), jnp.zeros((), jnp.int32)
+        before = optimizer.init(p)
+        extra = program.extra(State(p, r, before, zero, zero, zero), task, b, loss, p)
+        return p, *optimizer.update(p, before, p, **extra), before
 
     form = "update(gradient, state, parameters), with value=, grad= and value_fn= for those who ask"
-    p, updates, before, after = tried(name, "optimizer", form, update, parameters, rest, batch, loss)
+    p, updates, after, before = tried(name, "optimizer", form, update, parameters, rest, batch, loss)
     for what, old, new in (
         ("updates unlike the parameters", p, updates),
         ("a state that changes its form", before, after),
