@@ -115,39 +115,39 @@ def test_probes_of_a_users_model_are_those_of_the_same_network_of_the_package():
     cell["W"][...], cell["U"][...] = own.cell.dense_h.kernel[...].T, own.cell.dense_i.kernel[...].T
     head["W"][...], head["b"][...] = own.out.kernel[...].T, own.out.bias[...]
     probes = [training.SpectrumProbe(3, quantity="both"), training.GradientProbe(known())]
-    probes += [training.GradientProbe(loss=lambda y, batch: known().loss(y, batch))]
-    for probe in probes:
-        a, b = (jax.jit(probe)(model, known().sample(jax.random.key(0), ROWS)) for model in (own, ours))
-        assert a.keys() == b.keys()
-        for name in a:
-            np.testing.assert_allclose(a[name], b[name], rtol=1e-10, atol=1e-10)
+    every = jax.jit(lambda model, batch: [probe(model, batch) for probe in probes])
+    a, b = (every(model, known().sample(jax.random.key(0), ROWS)) for model in (own, ours))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-10, atol=1e-10), a, b)
     history = fit(own, probes=probes[:2]).history
     assert history["lyapunov_exponents"].shape == (3, 3)
     assert history["log_gradient_norms"].shape == (3, T + 1)
 
 
-@pytest.mark.parametrize("model", [Read(), models.Recurrent("gru", 2, 3, 1, depth=2, dtype=F64, rngs=nnx.Rngs(0))])
+STACKED = models.Recurrent("gru", 2, 3, 1, depth=2, dtype=F64, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("model", [Read(), pytest.param(STACKED, marks=pytest.mark.slow)])
 def test_probes_serve_in_anyones_loop(model):
     inputs, targets = jnp.asarray(X), jnp.ones((ROWS, T, 1))
     batch = Batch(inputs, targets, jnp.ones((ROWS, T)))
-    spectrum, squared = training.SpectrumProbe(2), lambda y, t: jnp.mean((y - t) ** 2)
+    spectrum, squared = jax.jit(training.SpectrumProbe(2)), lambda y, t: jnp.mean((y - t) ** 2)
     same = lambda a, b: jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-12), a, b)
     same(spectrum(model, inputs), spectrum(model, batch))
     same(spectrum(model, X), spectrum(model, batch))
     same(spectrum(model, inputs[0]), spectrum(model, inputs[:1]))
-    gradients = training.GradientProbe(loss=squared)(model, inputs, targets)
-    same(gradients, training.GradientProbe(loss=lambda y: squared(y, targets))(model, inputs))
-    same(gradients, training.GradientProbe(known())(model, batch))
+    gradients = jax.jit(training.GradientProbe(loss=squared))(model, inputs, targets)
+    same(gradients, jax.jit(training.GradientProbe(loss=lambda y: squared(y, targets)))(model, inputs))
+    same(gradients, jax.jit(training.GradientProbe(known()))(model, batch))
 
 
 def test_a_deep_model_is_asked_on_vectors_and_on_sequences():
     model = models.Deep(2 * T, 4, 1, depth=3, dtype=F64, rngs=nnx.Rngs(0))
     vectors = jnp.asarray(X.reshape(ROWS, -1))
-    for probe in (training.SpectrumProbe(2), training.ActivityProbe(), training.GradientProbe(loss=jnp.sum)):
-        a, b, c = probe(model, vectors), probe(model, jnp.asarray(X)), probe(model, vectors[:1])
-        for name in a:
-            np.testing.assert_array_equal(a[name], b[name])
-            np.testing.assert_array_equal(c[name], probe(model, vectors[0])[name])
+    probes = [training.SpectrumProbe(2, examples=1), training.GradientProbe(loss=jnp.sum)]
+    every = jax.jit(lambda x: [probe(model, x) for probe in probes])
+    jax.tree.map(np.testing.assert_array_equal, every(vectors), every(jnp.asarray(X)))
+    alone = jax.jit(training.ActivityProbe())
+    jax.tree.map(np.testing.assert_array_equal, alone(model, vectors[0]), alone(model, vectors[:1]))
 
 
 def test_an_optimizer_that_asks_for_the_loss_function_is_given_it():
