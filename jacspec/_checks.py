@@ -104,9 +104,11 @@ def finite(function: str, argument: str, tree: Any) -> None:
             raise ValueError(message(function, name, "has non-finite values", got, "finite values"))
 
 
-def overflow(before: Any, after: Any) -> float | None:
-    """The first finite number that a change of dtype made infinite; None if there is none or it is traced."""
-    if not (is_concrete(before) and is_concrete(after)) or before.dtype.itemsize <= after.dtype.itemsize:
+def overflow(value: Any, dtype: Any) -> float | None:
+    """The first finite number of an array that a change of dtype makes infinite; None if there is none or it is traced."""
+    if not is_concrete(value) or np.dtype(value.dtype).itemsize <= np.dtype(dtype).itemsize:
         return None
-    lost = np.asarray(before)[np.isinf(np.asarray(after, np.float64)) & np.isfinite(np.asarray(before, np.float64))]
+    before = np.asarray(value)
+    with np.errstate(over="ignore"):
+        lost = before[np.isfinite(before) & ~np.isfinite(before.astype(dtype))]
     return float(lost[0]) if lost.size else None

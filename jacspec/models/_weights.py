@@ -151,8 +151,8 @@ def inputs(function: str, value: Any, shape: tuple[int | None, ...], text: str, 
     fits = len(value.shape) == len(shape) and all(s in (None, v) for s, v in zip(shape, value.shape, strict=True))
     if not fits:
         raise ValueError(_checks.message(function, "inputs", "do not fit", f"shape {value.shape}", text))
-    cast = jnp.asarray(value, dtype)
-    if (beyond := _checks.overflow(value, cast)) is not None:
+    if (beyond := _checks.overflow(value, dtype)) is not None:
         hint = "Scale the inputs, or make the model with a wider dtype."
-        raise ValueError(_checks.message(function, "inputs", f"leave the range of {cast.dtype}", beyond, hint=hint))
-    return cast
+        text = f"leave the range of {jnp.dtype(dtype)}"
+        raise ValueError(_checks.message(function, "inputs", text, beyond, hint=hint))
+    return jnp.asarray(value, dtype)

@@ -93,7 +93,7 @@ def values(name: str, program: Program, key: Any, task: Task, dtype: Any) -> Non
     """
     held = task.evaluation(stream(key, HELD_OUT), program.held_out)
     for batch in (program.drawn(jnp.zeros((), jnp.int32), key, task), held):
-        if dtype is not None and (beyond := _checks.overflow(batch.inputs, batch.inputs.astype(dtype))) is not None:
+        if dtype is not None and (beyond := _checks.overflow(batch.inputs, dtype)) is not None:
             hint = "Scale the inputs, or make the model with a wider dtype."
             text = f"has inputs beyond {dtype}, the dtype of the model"
             raise ValueError(_checks.message(name, "task", text, beyond, f"at most {jnp.finfo(dtype).max:.4g}", hint))
