@@ -297,6 +297,17 @@ def test_what_cannot_work_is_refused_by_name_before_the_first_update(name):
     assert len(told) < 900
 
 
+def test_a_device_without_memory_is_told_as_the_size_of_the_batch(monkeypatch):
+    def full(*args):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+
+    monkeypatch.setattr(_driver.Program, "advance", full)
+    with pytest.raises(
+        MemoryError, match=r"'batch' needs too much memory; got RESOURCE_EXHAUSTED.*9 bytes.*smaller batch"
+    ):
+        fit(Scalar())
+
+
 PATHS = {
     "log is a directory": ("log", "", ValueError, "'log' is a directory"),
     "log through a file": ("log", "plain/log", ValueError, "'log' leads through .*plain, which is a file"),

@@ -73,7 +73,15 @@ class Training:
             if o.checkpoint is not None:
                 store = Checkpoint(self.name, o.checkpoint, self._fingerprint())
                 stack.callback(store.close)
-            self._run(store)
+            try:
+                self._run(store)
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error):
+                    raise
+                got, hint = str(error).splitlines()[0][:200], "Take a smaller batch, fewer held_out or fewer seeds."
+                raise MemoryError(
+                    _checks.message(self.name, "batch", "needs too much memory", got, hint=hint)
+                ) from error
 
     def _run(self, store: Checkpoint | None) -> None:
         o, program = self.options, self.program

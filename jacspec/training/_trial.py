@@ -58,7 +58,8 @@ def model(name: str, model: Any, task: Task, batch: int) -> None:
     hint = f"Take one of jacspec.models, or a flax.nnx.Module with {MODEL}."
     _checks.instance(name, "model", model, nnx.Module, hint)
     T, n = task.length, task.outputs
-    x = jax.eval_shape(lambda: task.sample(jax.random.key(0), batch).inputs)
+    dtype = jax.eval_shape(lambda: task.sample(jax.random.key(0), 1).inputs).dtype
+    x = jax.ShapeDtypeStruct((batch, T, task.features), dtype)
     if hasattr(model, "entry") and hasattr(model, "features"):
         entered = jax.eval_shape(model.entry, jax.ShapeDtypeStruct(x.shape[1:], x.dtype)).shape
         if model.features != entered[-1]:

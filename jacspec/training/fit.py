@@ -184,8 +184,9 @@ def _fitted(
     seeds = [_checks.integer(name, "seed", seed, 0, 2**32 - 1, "A seed lies in 0..2**32-1.") for seed in seeds]
     checked = _options.checked(name, options, task, optimizer)
     _trial.data(name, task, {"batch": checked.batch, "held_out": checked.held_out})
-    for model in models:
-        _trial.model(name, model, task, checked.batch)
+    _trial.model(name, models[0], task, checked.batch)  # the others have its shapes, or are refused
+    for other in models[1:]:
+        _checks.instance(name, "make", other, type(models[0]), "One kind of model for all seeds.")
     training = Training(name, models, task, optimizer, seeds, checked)
     training.run()
     return [_one(training, i) for i in range(len(seeds))]
