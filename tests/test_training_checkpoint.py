@@ -149,6 +149,7 @@ class Noisy(nnx.Module):
         self.dropout = nnx.Dropout(0.5, rngs=rngs)
         self.head = nnx.Linear(4, 1, param_dtype=F64, dtype=F64, rngs=rngs)
         self.mask = nnx.BatchStat(jnp.zeros((4, T, 4), bool))
+        self.seen = nnx.BatchStat(jnp.zeros((4, T, 2), F64))
 
     def __call__(self, x):
         h = self.linear(x)
@@ -156,7 +157,7 @@ class Noisy(nnx.Module):
             self.mean[...] = 0.9 * self.mean[...] + 0.1 * h.mean(axis=(0, 1))
         h = self.dropout(2 + jnp.tanh(h - self.mean[...]))
         if not self.dropout.deterministic:
-            self.mask[...] = h != 0
+            self.mask[...], self.seen[...] = h != 0, x
         return self.head(h)
 
 
@@ -168,7 +169,7 @@ def draw_noise(data, key, count):
 
 TASK = Task("noise", T, 2, 1, "squared", 1.0, 1.0, draw_noise, data=jnp.asarray(1.0))
 OPTIONS = {"updates": 6, "batch": 4, "every": 2, "held_out": 8, "success": False}
-MASK = lambda model, batch: {"mask": model.mask[...]}
+LOOK = lambda model, batch: {"mask": model.mask[...], "seen": model.seen[...], "held": batch.inputs}
 
 
 def optimizer():
@@ -184,7 +185,7 @@ def test_a_resumed_training_is_the_same_in_every_part(tmp_path):
         if record["update"] == 4:
             raise Interrupted
 
-    fit = lambda **o: training.fit(Noisy(nnx.Rngs(1)), TASK, optimizer(), seed=1, probes=[MASK], **OPTIONS, **o)
+    fit = lambda **o: training.fit(Noisy(nnx.Rngs(1)), TASK, optimizer(), seed=1, probes=[LOOK], **OPTIONS, **o)
     whole = fit()
     with pytest.raises(Interrupted):
         fit(checkpoint=tmp_path / "states", callback=interrupt)
@@ -195,10 +196,19 @@ def test_a_resumed_training_is_the_same_in_every_part(tmp_path):
     for name, values in whole.history.items():
         if name != "seconds":
             np.testing.assert_array_equal(values, resumed.history[name], err_msg=name)
-    masks = whole.history["mask"].reshape(4, -1)
-    assert all((masks[i] != masks[j]).any() for i in range(4) for j in range(i))  # each update draws its own
-    other = training.fit_seeds(Noisy, TASK, optimizer(), seeds=[2, 3], probes=[MASK], **OPTIONS)
-    assert (other[0].history["mask"][1] != other[1].history["mask"][1]).any()
+
+
+def test_every_update_and_every_seed_draws_its_own():
+    """Masks, batches and held-out sequences: keys differ between updates, seeds and purposes, and only there."""
+    both = training.fit_seeds(Noisy, TASK, optimizer(), seeds=[1, 2], probes=[LOOK], **OPTIONS | {"every": 1})
+    masks, seen, held = (
+        np.concatenate([found.history[name][1:].reshape(6, -1) for found in both]) for name in ("mask", "seen", "held")
+    )
+    distinct = lambda rows: len({row.tobytes() for row in rows})
+    assert (distinct(masks), distinct(seen), distinct(held)) == (12, 12, 2)
+    numbers = [set(rows.ravel().tolist()) for rows in (seen, held)]
+    assert not numbers[0] & numbers[1]
+    assert len(numbers[0]) == seen.size
 
 
 def jumping(model, optimizer, updates, spoilt=np.inf, **options):

@@ -174,6 +174,45 @@ def test_numbers_serve_as_results():
     assert found.history["array"].shape == (2, 2)
 
 
+class Scheduled(nnx.Module):
+    """Its losses are given, one an update."""
+
+    def __init__(self, losses):
+        self.w, self.done = nnx.Param(jnp.zeros(())), nnx.BatchStat(jnp.zeros((), int))
+        self.roots = tuple(np.sqrt(losses).tolist())
+        self.learns = True
+
+    def eval(self):
+        self.learns = False
+
+    def __call__(self, x):
+        y = jnp.asarray(self.roots)[self.done[...]]
+        if self.learns:
+            self.done[...] = self.done[...] + 1
+        return jnp.full((*x.shape[:2], 1), 1 + y) + self.w[...]
+
+
+@pytest.mark.parametrize(
+    ("losses", "explodes"),
+    [
+        ([1.0, 1, 1, 9, 9.5, 20, 1], 5),  # ten times the median of all before, not of the last
+        ([1.0, 9, 9.5, 9, 20, 50, 1], None),
+        ([9.0] * 20 + [1.0] * 17 + [80.0, 1], 37),  # of the last 32: 15 of 9 and 17 of 1
+        ([9.0] * 20 + [1.0] * 15 + [80.0, 1], None),  # 17 of 9 and 15 of 1
+        ([0.01, 0.02, 0.9, 1.1, 1], 3),  # the baseline, .1, where it is larger
+    ],
+)
+def test_a_jump_is_measured_by_the_median_of_the_last_32_losses_and_the_baseline(losses, explodes):
+    task = dataclasses.replace(known(), baseline=0.1)
+    found = fit(Scheduled(losses), task, optax.sgd(0.0), updates=len(losses) - 1, every=50, jump=10.0)
+    assert (found.status, found.updates) == ("exploded", explodes) if explodes else ("finished", len(losses) - 1)
+
+
+def test_it_is_solved_where_the_metric_equals_the_criterion():
+    found = fit(Scalar(), success=1.0)
+    assert (found.metric, found.status, found.solved_at) == (1.0, "solved", 0)
+
+
 # Bad ones
 
 MODELS = {
