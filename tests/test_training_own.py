@@ -140,6 +140,22 @@ def test_probes_serve_in_anyones_loop(model):
     same(gradients, jax.jit(training.GradientProbe(known()))(model, batch))
 
 
+def test_a_chain_of_other_outputs_than_the_models_gives_no_gradient():
+    """Where the sizes fit by chance: the answer is marked, not made up."""
+
+    class Other(Read):
+        def read(self, h):
+            return self.out(h) + 1
+
+    class Last(Chained):  # one answer of as many numbers as the state has
+        def __call__(self, x):
+            return 2 * nnx.RNN(self.cell)(x)[:, -1]
+
+    probe = training.GradientProbe(loss=jnp.sum)
+    for model in (Other(), Last()):
+        assert np.isnan(probe(model, jnp.asarray(X))["log_gradient_norms"]).all()
+
+
 def test_a_deep_model_is_asked_on_vectors_and_on_sequences():
     model = models.Deep(2 * T, 4, 1, depth=3, dtype=F64, rngs=nnx.Rngs(0))
     vectors = jnp.asarray(X.reshape(ROWS, -1))
@@ -235,6 +251,7 @@ PROBES = {
     "no array": (training.SpectrumProbe(3), Scalar(chain=lambda x: x), "'model' returns no Jacobian chain; got .*Scalar"),
     "failing": (training.SpectrumProbe(3), Scalar(chain=lambda: 0), r"'model' fails when it is called.*shape \(5, 2\)"),
     "gradient": (training.GradientProbe(known()), Net(), "'model' has no Jacobian chain"),
+    "no read": (training.GradientProbe(known()), Chained(), r"has another chain than outputs; got 3 num.*needs a method read"),
     "activity": (training.ActivityProbe(), Net(), "'model' is of another kind; got Net"),
     "k": (training.SpectrumProbe(4), Chained(), r"'k' is out of range; got 4, expected 1\.\.3"),
     "transient": (training.SpectrumProbe(2, transient=9), Read(), "'transient'"),

@@ -130,7 +130,8 @@ class SpectrumProbe:
 class GradientProbe:
     """``log_gradient_norms``: log of ||dE/dh_s|| for s = 0..S, nats, means over examples of the logs.
 
-    E is the loss over the batch, of the task or given as a function. Over time S = T, and T - s is the lag behind the last step; over depth h_S
+    E is the loss over the batch, of the task or given as a function. NaN where the outputs that the states of the chain
+    lead to are not those of the model. Over time S = T, and T - s is the lag behind the last step; over depth h_S
     is the output and h_0 the input. -inf where a gradient is exactly zero for an example.
 
     Args:
@@ -181,16 +182,18 @@ class GradientProbe:
         """
         examples = _inputs("training.GradientProbe", model, inputs)
         each, few = _each(model, examples, self.examples)
-        y_bar = self._signal(model, examples, inputs, targets)
+        y, y_bar = self._signal(model, examples, inputs, targets)
 
-        def ask(inputs: Array, y_bar: Array) -> Array:
+        def ask(inputs: Array, y: Array, y_bar: Array) -> Array:
             chain = reading.chain(model, inputs)
-            return log_gradient_norms(chain, reading.cotangent(model, chain.states, y_bar))
+            agree = reading.agrees("training.GradientProbe", model, chain.states, y)
+            norms = log_gradient_norms(chain, reading.cotangent(model, chain.states, y_bar))
+            return jnp.where(agree, norms, jnp.nan)
 
-        return {"log_gradient_norms": each(ask)(few, y_bar[: len(few)]).mean(axis=0)}
+        return {"log_gradient_norms": each(ask)(few, y[: len(few)], y_bar[: len(few)]).mean(axis=0)}
 
-    def _signal(self, model: Any, examples: Array, inputs: Any, targets: Any) -> Array:
-        """dE/dy, (batch, S, outputs)."""
+    def _signal(self, model: Any, examples: Array, inputs: Any, targets: Any) -> tuple[Array, Array]:
+        """y and dE/dy, (batch, S, outputs) each."""
         name, form = "training.GradientProbe", "loss(outputs) -> scalar, or loss(outputs, targets)"
         if isinstance(inputs, Batch):
             y = reading.outputs(model, examples)
@@ -205,8 +208,8 @@ class GradientProbe:
         if (out := tried(name, "loss", form, f, y)).shape != () or not jnp.issubdtype(out.dtype, jnp.floating):
             got = f"{out.dtype} of shape {out.shape}"
             raise TypeError(_checks.message(name, "loss", "is no real number", got, form))
-        y_bar = jax.grad(f)(y)
-        return y_bar if y_bar.ndim == 3 else y_bar[:, None]
+        shown = lambda a: a if a.ndim == 3 else a[:, None]
+        return shown(y), shown(jax.grad(f)(y))
 
 
 @dataclasses.dataclass(frozen=True)

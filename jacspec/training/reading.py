@@ -95,6 +95,31 @@ def chain(model: Any, inputs: Array, **options: Any) -> JacobianChain:
     return found
 
 
+def agrees(name: str, model: Any, states: State, y: Array) -> Array:
+    """Whether the states of a chain lead to the outputs of the model, within half of the digits.
+
+    Args:
+        name: the public function that asks.
+        model: with a ``chain``.
+        states: of the chain.
+        y: (S, outputs) of one sequence, or (batch, S, outputs) where the batch is one state.
+
+    Raises:
+        TypeError: if the chain ends with another number of outputs.
+    """
+    if over_time(model):
+        found = jax.vmap(model.read)(jax.tree.map(lambda a: a[a.shape[0] - y.shape[0] :], states))
+    else:
+        found = states[-1] if isinstance(states, list) else jax.tree.map(lambda a: a[-1], states)
+    found = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(found)])
+    if found.size != y.size:
+        hint = "Over time the model needs a method read(h) -> outputs, (outputs,)."
+        got, want = f"{found.size} numbers at the end of the chain", f"the {y.size} outputs"
+        raise TypeError(_checks.message(name, "model", "has another chain than outputs", got, want, hint))
+    tolerance = float(jnp.finfo(y.dtype).eps) ** 0.5
+    return jnp.allclose(found, y.ravel(), rtol=tolerance, atol=tolerance * jnp.max(jnp.abs(y)))
+
+
 def cotangent(model: Any, states: State, y_bar: Array) -> State:
     """dE/dh_t at fixed other states, from dE/dy: what `jacspec.adjoints` takes.
 
