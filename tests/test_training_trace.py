@@ -297,3 +297,16 @@ def test_a_loss_of_zero_is_no_reference_for_a_jump():
     )
     assert (found.status, found.updates) == ("finished", 3)
     assert found.loss > 0
+
+
+def test_the_row_that_fails_first_is_named():
+    """h_t = 1e120 h_{t-1} + U x_t fails three steps after the first input that is not 0."""
+    data = np.zeros((ROWS, T, 2))
+    for row, start in enumerate((2, 1, 0, 2)):
+        data[row, start] = 1
+    model = recurrent(nnx.Rngs(0), depth=1)
+    of_size(model.cells[0]["W"], 1e120)
+    (found,) = trained({0: model}, of_rows(data), updates=2)
+    assert (found.trace.kind, found.trace.row, found.trace.step, found.trace.layer) == ("forward", 2, 3, 0)
+    assert found.trace.operation.cause == "overflow"
+    assert found.trace.operation.loops == (3,)
