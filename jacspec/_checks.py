@@ -102,3 +102,13 @@ def finite(function: str, argument: str, tree: Any) -> None:
             first = tuple(int(i) for i in np.argwhere(bad)[0])
             got = f"{int(bad.sum())} of {bad.size}, the first at index {first}"
             raise ValueError(message(function, name, "has non-finite values", got, "finite values"))
+
+
+def overflow(value: Any, dtype: Any) -> float | None:
+    """The first finite number of an array that a change of dtype makes infinite; None if there is none or it is traced."""
+    if not is_concrete(value) or np.dtype(value.dtype).itemsize <= np.dtype(dtype).itemsize:
+        return None
+    before = np.asarray(value)
+    with np.errstate(over="ignore"):
+        lost = before[np.isfinite(before) & ~np.isfinite(before.astype(dtype))]
+    return float(lost[0]) if lost.size else None

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import types
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 from scipy import ndimage
 
 import jacspec as js
-from jacspec.models import Convolutional, Deep, Recurrent
+from jacspec.models import Convolutional, Deep, Recurrent, _weights
 
 F64 = jnp.float64
 
@@ -143,6 +144,34 @@ def test_running_statistics_are_those_of_the_batch_and_rule_in_evaluation():
         model.chain(jnp.asarray(inputs[0]))
     with pytest.raises(ValueError, match="B >= 2"):
         model(jnp.asarray(inputs[:1]))
+
+
+def test_one_call_moves_the_running_statistics_by_the_share_that_does_not_stay():
+    model = Deep(3, 5, 2, depth=1, normalization="batch", momentum=0.75, dtype=F64, rngs=nnx.Rngs(0))
+    inputs = 1 + 2 * draw(4, 3)
+    model(jnp.asarray(inputs))
+    p = values(model.blocks[0])
+    a = inputs @ p["W"].T + p["b"]
+    np.testing.assert_allclose(p["mean"], 0.25 * a.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(p["variance"], 0.75 + 0.25 * a.var(axis=0), rtol=1e-12)
+
+
+def test_initial_biases_have_their_variance_and_each_layer_its_own():
+    first, second, head = (values(p) for p in Deep(
+        400, (400, 400), 400, bias_variance=0.09, initialization="gaussian", gain=1.5, dtype=F64, rngs=nnx.Rngs(0)
+    ).blocks)  # fmt: skip
+    for p in (first, second):
+        assert np.mean(p["b"] ** 2) == pytest.approx(0.09, rel=5 * math.sqrt(2 / 400))
+        assert np.mean(p["W"] ** 2) == pytest.approx(2.25 / 400, rel=5 * math.sqrt(2 / p["W"].size))
+    draws = [first["b"], second["b"], *(p["W"][0] / np.std(p["W"]) for p in (first, second, head))]
+    for i, a in enumerate(draws):
+        assert all(abs(np.corrcoef(a, b)[0, 1]) < 5 / math.sqrt(400) for b in draws[:i])
+
+
+def test_a_critical_gain_is_the_root_of_the_critical_weight_variance(monkeypatch):
+    found = types.SimpleNamespace(weight_variance=4.0, converged=True)
+    monkeypatch.setattr(_weights.initializers, "critical", lambda activation, **arguments: found)
+    assert _weights.critical_gain("models.Deep", "critical", 1.2, "tanh") == 2.4
 
 
 def test_skip_init_starts_as_the_identity():

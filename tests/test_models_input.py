@@ -3,6 +3,7 @@
 import math
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 
@@ -15,6 +16,10 @@ def recurrent(cell="lstm", **options):
     return Recurrent(
         **{"cell": cell, "features": 3, "width": 2, "outputs": 2, "dtype": F64, "rngs": nnx.Rngs(0)} | options
     )
+
+
+def convolutional(**options):
+    return Convolutional(**{"channels_in": 1, "channels": 2, "outputs": 1, "depth": 1, "rngs": nnx.Rngs(0)} | options)
 
 
 def deep(**options):
@@ -76,3 +81,59 @@ def deep(**options):
 def test_bad_input_is_refused(build, kind, pattern):
     with pytest.raises(kind, match=pattern):
         build()
+
+
+F32, F16 = jnp.float32, jnp.float16
+WIDE = [1.0, 1e39, 2.0]  # finite in float64 alone
+
+
+@pytest.mark.parametrize(
+    ("build", "kind", "pattern"),
+    [
+        (
+            lambda: recurrent("elman", gain=1e39, dtype=F32),
+            ValueError,
+            r"'gain' leaves the range of float32; got 1e\+39",
+        ),
+        (lambda: recurrent("elman", gain=7e4, dtype=F16), ValueError, "'gain' leaves the range of float16"),
+        (lambda: recurrent("elman", input_gain=1e39, dtype=F32), ValueError, "'input_gain' leaves the range"),
+        (lambda: recurrent(forget_bias=-1e39, dtype=F32), ValueError, "'forget_bias' leaves the range"),
+        (lambda: deep(kind="residual", branch_scale=1e39, dtype=F32), ValueError, "'branch_scale' leaves the range"),
+        (lambda: deep(gain=10**400), ValueError, "'gain' leaves the range of float64; got a larger integer"),
+        (
+            lambda: deep(gain=6e4, width=99, dtype=F16, initialization="gaussian"),
+            ValueError,
+            r"'blocks\.0\.W' is not finite in float16",
+        ),
+        (
+            lambda: deep(bias_variance=1e80, dtype=F32),
+            ValueError,
+            r"'blocks\.0\.b' is not finite in float32.*variances",
+        ),
+        (
+            lambda: recurrent("lru", r_min=1 - 2e-9, r_max=1 - 1e-9, dtype=F32),
+            ValueError,
+            r"'cells\.0\.nu' is not finite",
+        ),
+        (lambda: convolutional(gain=1e39), ValueError, "'gain' leaves the range of float32"),
+        (lambda: convolutional(bias_variance=1e80), ValueError, r"'blocks\.0\.b' is not finite"),
+        (
+            lambda: recurrent(dtype=F32)(np.array([WIDE])),
+            ValueError,
+            r"'inputs' leave the range of float32; got 1e\+39",
+        ),
+        (lambda: deep(dtype=F32)(np.array([WIDE])), ValueError, "'inputs' leave the range of float32"),
+        (lambda: deep(dtype=F32).chain(np.array(WIDE)), ValueError, "'inputs' leave the range of float32"),
+        (lambda: deep(dtype="float33"), TypeError, "'dtype' is none; got 'float33'"),
+        (lambda: deep(dtype=jnp.int32), TypeError, "'dtype' must be floating; got int32"),
+        (lambda: recurrent(dtype=jnp.complex64), TypeError, "'dtype' must be floating; got complex64"),
+    ],
+)
+def test_what_leaves_the_dtype_is_refused_where_it_does(build, kind, pattern):
+    with pytest.raises(kind, match=pattern):
+        build()
+
+
+def test_what_the_dtype_holds_is_taken():
+    assert recurrent("elman", gain=1e30, dtype=F32).dtype == F32
+    assert deep(bias_variance=1e60, dtype=F32).blocks[0]["b"].dtype == F32  # its root is what is used

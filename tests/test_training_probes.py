@@ -93,7 +93,7 @@ def test_gradient_norms_are_those_of_the_loss(cell, depth):
     weights = RNG.uniform(size=(ROWS, T))
     task, batch = known(weights)
     model = recurrent(cell, "every", depth=depth)
-    step, start, read = model.step, model.initial_state(), reading.readout(model)
+    step, start, read = model.step, model.initial_state(), model.read
 
     def loss(added):
         def outputs(x, added):

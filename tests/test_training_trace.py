@@ -1,5 +1,8 @@
 """Explosions planted where they are known to begin, and found there: data, weights, both passes, and mere size."""
 
+import dataclasses
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -166,14 +169,144 @@ def test_a_jump_is_traced_to_where_the_gradient_grows_most():
     assert np.mean(error**2) > 100 * 1.0  # the task's baseline
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("options", "kind"),
-    [
-        ({"regularizer": lambda model, batch: jnp.log(jnp.sum(batch.inputs * 0))}, "regularizer"),
-        ({"optimizer": optax.scale(jnp.inf)}, "optimizer"),
-    ],
-)
-def test_what_is_neither_data_nor_network_is_named(options, kind):
-    (found,) = trained({0: deep(nnx.Rngs(0))}, **options, updates=2)
-    assert (found.status, found.updates, found.trace.kind) == ("exploded", 0, kind)
+class Own(nnx.Module):
+    """A user's own module: f(inputs, w)."""
+
+    def __init__(self, f):
+        self.w, self.f = nnx.Param(jnp.ones(2, F64)), f
+
+    def __call__(self, x):
+        return self.f(x, self.w[...])
+
+
+class Moving(Own):
+    """One with a running statistic."""
+
+    def __init__(self, f):
+        super().__init__(f)
+        self.seen = nnx.BatchStat(jnp.ones((), F64))
+
+    def __call__(self, x):
+        self.seen[...] = self.seen[...] * 1e300 * 1e300
+        return super().__call__(x)
+
+
+def grows(x, w):
+    def step(h, x):
+        h = 1e120 * h + x @ w  # here
+        return h, h
+
+    hs = jax.lax.scan(step, jnp.zeros(len(x)), jnp.swapaxes(x, 0, 1))[1]
+    return jnp.swapaxes(hs, 0, 1)[..., None]
+
+
+def grows_backwards(x, w):
+    return sine(x, w) + jnp.sin(1e200 * jnp.sin(1e200 * (w[0] - w[1])))  # here
+
+
+def sine(x, w):
+    return jnp.sin(x @ w)[..., None]
+
+
+def root(x, w):
+    return jnp.sqrt(jnp.abs(x @ w))[..., None]  # here
+
+
+def hidden(x, w):
+    y = x @ w
+    return jnp.where(y > 3, jnp.sqrt(y - 3), 0.0)[..., None]  # here
+
+
+def undefined(x, w):
+    y = x @ w
+    return (y / jnp.abs(y))[..., None]  # here
+
+
+def single(x, w):
+    return (x.astype(jnp.float32) @ w.astype(jnp.float32))[..., None]  # here
+
+
+def of_rows(data):
+    """The task of these inputs."""
+    w = np.zeros((ROWS, T))
+    w[:, -1] = 1
+    given = tuple(map(jnp.asarray, (data, np.ones((ROWS, T, 1)), w)))
+    return Task("given", T, 2, 1, "squared", 1.0, 1.0, _first_rows, data=given)
+
+
+SILENT = X.copy()
+SILENT[2, -1] = 0
+CALM = np.abs(X) + 3
+CALM[1] *= -1
+OWN = {
+    # name: (model, data, options, kind, row, operation, cause, function of the line)
+    "overflow of a state": (Own(grows), X, {}, "forward", 0, "mul", "overflow", grows),
+    "overflow of a gradient": (Own(grows_backwards), X, {}, "backward", None, "mul", "overflow", grows_backwards),
+    "a derivative that does not exist": (Own(root), SILENT, {}, "derivative", 2, "div", "pole", root),
+    "what where hides": (Own(hidden), CALM, {}, "derivative", 1, "sqrt", "undefined", hidden),
+    "0/0 on the way forward": (Own(undefined), SILENT, {}, "forward", 2, "div", "undefined", undefined),
+    "a cast inside": (Own(single), X * 1e39, {}, "forward", None, "convert_element_type", "cast", single),
+    "a statistic": (Moving(sine), X, {}, "forward", None, "mul", "overflow", Moving.__call__),
+    "regularizer": (Own(sine), X, {"regularizer": lambda m, b: jnp.log(m.w[...].sum() - 2)}, "regularizer", None, "log", "pole", None),
+    "its derivative": (Own(sine), X, {"regularizer": lambda m, b: jnp.sqrt(m.w[...].sum() - 2)}, "regularizer", None, "div", "pole", None),
+    "optimizer": (Own(sine), X, {"optimizer": optax.chain(optax.scale(1e200), optax.scale(1e200))}, "optimizer", None, "mul", "overflow", None),
+    "its constant": (Own(sine), X, {"optimizer": optax.scale(np.inf)}, "optimizer", None, "mul", "constant", None),
+    "its state": (Own(lambda x, w: sine(1e170 * x, w - 1)), X, {"optimizer": optax.adam(1e-3), "jump": None}, "optimizer", None, "integer_pow", "overflow", None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_the_trace_of_a_users_module_names_cause_and_line(name):
+    model, data, options, kind, row, operation, cause, source = OWN[name]
+    (found,) = trained({0: model}, of_rows(data), **options, updates=2)
+    trace = found.trace
+    assert (found.status, found.updates, trace.kind) == ("exploded", 0, kind), trace
+    assert (trace.operation.operation, trace.operation.cause) == (operation, cause), trace
+    if row is not None:
+        assert trace.row == row
+    if source is not None:
+        lines, start = inspect.getsourcelines(source)
+        here = [start + i for i, text in enumerate(lines) if "# here" in text] or [start + 1]
+        assert any(f"test_training_trace.py:{line} (" in trace.operation.where for line in here), trace
+    assert str(trace.operation) in str(trace)
+
+
+def test_inputs_that_the_dtype_of_the_model_does_not_hold_are_data():
+    """Found before the first update where the first batch holds one; else where it comes."""
+
+    def late(data, key, count):
+        batch = _first_rows(data, key, count)
+        return batch._replace(inputs=batch.inputs.at[1, 2, 0].mul(jnp.where(jax.random.uniform(key) > 0.9, 1e39, 1)))
+
+    task = dataclasses.replace(of_rows(np.abs(X)), draw=late, draw_held_out=_first_rows)
+    model = models.Recurrent("elman", 2, 3, 1, readout="last", activation="linear", rngs=nnx.Rngs(0))
+    (found,) = trained({0: model}, task, updates=60)
+    assert found.updates > 0
+    assert (found.trace.kind, found.trace.row, found.trace.step, found.trace.feature) == ("data", 1, 2, 0)
+    assert str(found.trace).endswith("beyond float32, the dtype of the model")
+    assert "e+3" in str(found.trace)
+
+
+def test_a_loss_of_zero_is_no_reference_for_a_jump():
+    """Where the median of the losses and the baseline are 0, nothing is to be compared with."""
+    task = dataclasses.replace(of_rows(X), baseline=0.0)
+    exact = jax.tree.map(jnp.copy, task.data)
+    task = dataclasses.replace(task, data=(exact[0], jnp.zeros_like(exact[1]), exact[2]))
+    (found,) = trained(
+        {0: Own(lambda x, w: (x @ (w - 1))[..., None])}, task, optimizer=optax.noisy_sgd(1e-9, key=0), updates=3
+    )
+    assert (found.status, found.updates) == ("finished", 3)
+    assert found.loss > 0
+
+
+def test_the_row_that_fails_first_is_named():
+    """h_t = 1e120 h_{t-1} + U x_t fails three steps after the first input that is not 0."""
+    data = np.zeros((ROWS, T, 2))
+    for row, start in enumerate((2, 1, 0, 2)):
+        data[row, start] = 1
+    model = recurrent(nnx.Rngs(0), depth=1)
+    of_size(model.cells[0]["W"], 1e120)
+    (found,) = trained({0: model}, of_rows(data), updates=2)
+    assert (found.trace.kind, found.trace.row, found.trace.step, found.trace.layer) == ("forward", 2, 3, 0)
+    assert found.trace.operation.cause == "overflow"
+    assert found.trace.operation.loops == (3,)

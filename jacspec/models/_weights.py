@@ -78,19 +78,54 @@ def critical_gain(function: str, law: str, gain: float, activation: Any, **argum
         return gain * math.sqrt(float(found.weight_variance))
 
 
-def number(function: str, argument: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
+def number(
+    function: str, argument: str, value: Any, low: float = -math.inf, high: float = math.inf, dtype: Any = jnp.float64
+) -> float:
     """A finite real number within [low, high], as a Python float.
 
     Raises:
         TypeError: if it is no number.
-        ValueError: if it is not finite or out of range.
+        ValueError: if it is not finite, in the dtype that it will have or before, or out of range.
     """
     want = f"a finite number within [{low}, {high}]"
     if isinstance(value, (bool, str)) or not isinstance(value, (int, float, np.number)):
         raise TypeError(_checks.message(function, argument, "must be a number", repr(value), want))
-    if not math.isfinite(value) or not low <= value <= high:
+    if not low <= value <= high or not abs(value) < math.inf:
         raise ValueError(_checks.message(function, argument, "is out of range", value, want))
+    if abs(value) > (top := float(jnp.finfo(dtype).max)):
+        got, want = f"{value:.4g}" if isinstance(value, float) else "a larger integer", f"at most {top:.4g}"
+        raise ValueError(_checks.message(function, argument, f"leaves the range of {jnp.dtype(dtype)}", got, want))
     return float(value)
+
+
+def floating(function: str, dtype: Any) -> Any:
+    """A dtype for parameters.
+
+    Raises:
+        TypeError: if it is none, or not floating.
+    """
+    try:
+        found = jnp.dtype(dtype)
+    except TypeError as error:
+        raise TypeError(_checks.message(function, "dtype", "is none", repr(dtype), "say jnp.float32")) from error
+    if not jnp.issubdtype(found, jnp.floating):
+        raise TypeError(_checks.message(function, "dtype", "must be floating", found, "say jnp.float32"))
+    return found
+
+
+def finite(function: str, model: nnx.Module) -> None:
+    """Refuse a model whose numbers left the range of their dtype while it was made.
+
+    Raises:
+        ValueError: naming the parameter.
+    """
+    for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
+        value = variable[...]
+        if _checks.is_concrete(value) and not bool(jnp.isfinite(value).all()):
+            name = ".".join(map(str, path))
+            hint = "Check gain, variances, biases and radii."
+            text = _checks.message(function, name, f"is not finite in {value.dtype}", hint=hint)
+            raise ValueError(text)
 
 
 def streams(function: str, rngs: Any) -> nnx.Rngs:
@@ -108,7 +143,7 @@ def inputs(function: str, value: Any, shape: tuple[int | None, ...], text: str, 
 
     Raises:
         TypeError: if they are no numeric array.
-        ValueError: if their shape differs.
+        ValueError: if their shape differs, or a number of theirs is finite and not in that dtype.
     """
     dtype_of = getattr(value, "dtype", object)
     if not hasattr(value, "shape") or not any(jnp.issubdtype(dtype_of, kind) for kind in NUMERIC):
@@ -116,4 +151,8 @@ def inputs(function: str, value: Any, shape: tuple[int | None, ...], text: str, 
     fits = len(value.shape) == len(shape) and all(s in (None, v) for s, v in zip(shape, value.shape, strict=True))
     if not fits:
         raise ValueError(_checks.message(function, "inputs", "do not fit", f"shape {value.shape}", text))
+    if (beyond := _checks.overflow(value, dtype)) is not None:
+        hint = "Scale the inputs, or make the model with a wider dtype."
+        text = f"leave the range of {jnp.dtype(dtype)}"
+        raise ValueError(_checks.message(function, "inputs", text, beyond, hint=hint))
     return jnp.asarray(value, dtype)

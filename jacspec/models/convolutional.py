@@ -83,17 +83,18 @@ class Convolutional(nnx.Module):
         rngs: nnx.Rngs,
     ):
         name = "models.Convolutional"
+        dtype = _weights.floating(name, dtype)
         _checks.one_of(name, "initialization", initialization, LAWS)
         activations.get(activation, function=name)
         depth = _checks.integer(name, "depth", depth, 1)
         self.channels_in = _checks.integer(name, "channels_in", channels_in, 1)
         channels = _checks.integer(name, "channels", channels, 1)
         size = kernel_size if isinstance(kernel_size, (tuple, list)) else (kernel_size,) * 2
-        self.axes, self.activation, self.dtype = len(size), activation, jnp.dtype(dtype)
+        self.axes, self.activation, self.dtype = len(size), activation, dtype
 
         rngs = _weights.streams(name, rngs)
         variance = _weights.number(name, "bias_variance", bias_variance, 0)
-        gain = _weights.number(name, "gain", gain, 0)
+        gain = _weights.number(name, "gain", gain, 0, dtype=dtype)
         gain = _weights.critical_gain(name, initialization, gain, activation, bias_variance=variance)
         self.blocks = nnx.List([])
         for c in (self.channels_in, *(channels,) * (depth - 1)):
@@ -104,6 +105,7 @@ class Convolutional(nnx.Module):
             "gaussian", rngs.params(), (_checks.integer(name, "outputs", outputs, 1), channels), dtype, 1.0
         )
         self.blocks.append(nnx.Dict(W=nnx.Param(W), b=nnx.Param(jnp.zeros(outputs, dtype))))
+        _weights.finite(name, self)
 
     def layers(self) -> list[Any]:
         """The L convolutions and the readout, on one example, for `layer_chain`."""
@@ -126,6 +128,14 @@ class Convolutional(nnx.Module):
         """
         inputs, built = self._checked(inputs, (None,)), self.layers()
         return jax.vmap(lambda x: _depth.compose(built, x)[0])(inputs)
+
+    def answers(self, inputs: Array) -> Array:
+        """The outputs of a batch of sequences (batch, T, features): lines of pixels, or images of one channel."""
+        return self(jax.vmap(self.entry)(inputs))
+
+    def entry(self, x: Array) -> Array:
+        """One sequence of a task, (T, features), in the form in which `chain` takes it: with an axis of channels."""
+        return x[..., None] if x.ndim == self.axes else x
 
     def chain(self, inputs: Array, **options: Any) -> JacobianChain:
         """The Jacobian chain over depth of one example; ``[1:-1]`` leaves out the first layer and the readout.

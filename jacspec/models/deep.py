@@ -94,6 +94,7 @@ class Deep(nnx.Module):
         rngs: nnx.Rngs,
     ):
         name = "models.Deep"
+        dtype = _weights.floating(name, dtype)
         _checks.one_of(name, "kind", kind, ("plain", "residual"))
         _checks.one_of(name, "normalization", normalization, (None, *OF_STATES, *OF_WEIGHTS))
         _checks.one_of(name, "position", position, ("before", "after"))
@@ -109,14 +110,18 @@ class Deep(nnx.Module):
             raise ValueError(_checks.message(name, "width", "changes along residual layers", widths, "equal widths"))
         self.kind, self.normalization, self.position, self.activation = kind, normalization, position, activation
         self.momentum = _weights.number(name, "momentum", momentum, 0, 1)
-        self.dtype, self.use_running_average = jnp.dtype(dtype), False
+        self.dtype, self.use_running_average = dtype, False
 
         rngs = _weights.streams(name, rngs)
         variance = _weights.number(name, "bias_variance", bias_variance, 0)
-        gain = _weights.number(name, "gain", gain, 0)
+        gain = _weights.number(name, "gain", gain, 0, dtype=dtype)
         gain = _weights.critical_gain(name, initialization, gain, activation, bias_variance=variance)
         branches = max(1, len(widths) - 1)
-        alpha = 1 / math.sqrt(branches) if branch_scale is None else _weights.number(name, "branch_scale", branch_scale)
+        alpha = (
+            1 / math.sqrt(branches)
+            if branch_scale is None
+            else _weights.number(name, "branch_scale", branch_scale, dtype=dtype)
+        )
         self.blocks = nnx.List([])
         for l, (n, m) in enumerate(zip((self.features, *widths), widths, strict=False)):
             W = _weights.draw(initialization, rngs.params(), (m, n), dtype, gain)
@@ -130,6 +135,7 @@ class Deep(nnx.Module):
         head = _weights.draw("gaussian", rngs.params(), (outputs, widths[-1]), dtype, 1.0)
         block = {"W": head, "b": jnp.zeros(outputs, dtype)}
         self.blocks.append(self._held(block, widths[-1] if kind == "residual" else None))
+        _weights.finite(name, self)
 
     def _held(self, values: dict[str, Array], n: int | None) -> nnx.Dict:
         """A block's variables, with those of a normalization of n units."""
@@ -144,7 +150,7 @@ class Deep(nnx.Module):
         return nnx.Dict(held)
 
     @property
-    def _joint(self) -> bool:
+    def joint(self) -> bool:
         """Whether the examples of a batch act on one another."""
         return self.normalization == "batch" and not self.use_running_average
 
@@ -199,7 +205,7 @@ class Deep(nnx.Module):
             Layers with analytic Jacobians, whose composition is the network; nothing in the model changes.
         """
         batch = inputs.ndim == 2
-        joint = batch and self._joint
+        joint = batch and self.joint
         built = self._built(joint)
         return [layers.PerExample(layer) for layer in built] if batch and not joint else built
 
@@ -218,8 +224,8 @@ class Deep(nnx.Module):
         """
         text = f"(batch, {self.features})"
         inputs = _weights.inputs("models.Deep", inputs, (None, self.features), text, self.dtype)
-        built = self._built(self._joint)
-        if not self._joint:
+        built = self._built(self.joint)
+        if not self.joint:
             return jax.vmap(lambda x: _depth.compose(built, x)[0])(inputs)
         out, seen = _depth.compose(built, inputs)
         for block, statistics in zip(self.blocks, seen, strict=True):
@@ -227,6 +233,14 @@ class Deep(nnx.Module):
                 for key, value in zip(("mean", "variance"), now, strict=True):
                     block[key][...] = self.momentum * block[key][...] + (1 - self.momentum) * value
         return out
+
+    def answers(self, inputs: Array) -> Array:
+        """The outputs of a batch of sequences (batch, T, features), of T * features numbers each."""
+        return self(jax.vmap(self.entry)(inputs))
+
+    def entry(self, x: Array) -> Array:
+        """One sequence of a task, (T, features), in the form in which `chain` takes it: a vector."""
+        return x.reshape(-1)
 
     def chain(self, inputs: Array, **options: Any) -> JacobianChain:
         """The Jacobian chain over depth, from the input to the outputs; ``[1:-1]`` leaves out both ends.

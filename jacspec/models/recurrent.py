@@ -138,19 +138,20 @@ class Recurrent(nnx.Module):
         **options: Any,
     ):
         name = "models.Recurrent"
+        dtype = _weights.floating(name, dtype)
         _checks.one_of(name, "cell", cell, FAMILIES)
         _checks.one_of(name, "readout", readout, ("every", "last"))
         sizes = {"features": features, "width": width, "outputs": outputs, "depth": depth}
         sizes = {argument: _checks.integer(name, argument, value, 1) for argument, value in sizes.items()}
         activations.get(activation, function=name)
         self.cell, self.readout, self.activation = cell, readout, activation
-        self.features, self.width, self.dtype = sizes["features"], sizes["width"], jnp.dtype(dtype)
+        self.features, self.width, self.dtype = sizes["features"], sizes["width"], dtype
         for option in options:
             _checks.one_of(name, f"an option of {cell!r}", option, FAMILIES[cell].options)
         self.options = tuple(sorted(options.items()))
 
         rngs = _weights.streams(name, rngs)
-        input_gain = _weights.number(name, "input_gain", input_gain, 0)
+        input_gain = _weights.number(name, "input_gain", input_gain, 0, dtype=dtype)
         forget_bias, chrono = self._keeping(name, {"forget_bias": forget_bias, "chrono": chrono})
         law, gain = self._law(name, initialization, gain, forget_bias, chrono)
         bias = lambda: self._keep_bias(forget_bias, chrono, rngs)
@@ -177,6 +178,7 @@ class Recurrent(nnx.Module):
         count = sizes["outputs"]
         self.head = nnx.Dict(W=nnx.Param(normal(1.0, count, shown)), b=nnx.Param(jnp.zeros(count, dtype)))
         self.steps()  # the cells check their own options
+        _weights.finite(name, self)
 
     def _keeping(self, name: str, given: dict[str, Any]) -> tuple[float | None, float | None]:
         """The two ways to set the bias of the gate that keeps, checked."""
@@ -184,7 +186,9 @@ class Recurrent(nnx.Module):
             if value is not None and FAMILIES[self.cell].keeps is None:
                 text = f"needs a gate that keeps the state, and {self.cell!r} has none"
                 raise ValueError(_checks.message(name, argument, text))
-        forget_bias, chrono = (v if v is None else _weights.number(name, k, v) for k, v in given.items())
+        forget_bias, chrono = (
+            v if v is None else _weights.number(name, k, v, dtype=self.dtype) for k, v in given.items()
+        )
         if forget_bias is not None and chrono is not None:
             text = _checks.message(name, "chrono", "and forget_bias set the same bias", expected="one of them")
             raise ValueError(text)
@@ -192,7 +196,7 @@ class Recurrent(nnx.Module):
 
     def _law(self, name: str, law: str | None, gain: float, forget_bias: Any, chrono: Any) -> tuple[str, float]:
         """The law of the recurrent weights and its gain."""
-        gain, family = _weights.number(name, "gain", gain, 0), FAMILIES[self.cell]
+        gain, family = _weights.number(name, "gain", gain, 0, dtype=self.dtype), FAMILIES[self.cell]
         if self.cell == "lru":
             if law is not None or gain != 1:
                 argument, got = ("gain", gain) if law is None else ("initialization", repr(law))
@@ -271,14 +275,29 @@ class Recurrent(nnx.Module):
             ValueError: for inputs of another shape.
         """
         steps = self.steps()
-        step, show = _sweep(steps), getattr(steps[-1], "output", lambda h: h)
-        shown = lambda h: show(h if len(steps) == 1 else h[-1])
-        head = layers.Dense(self.head["W"][...], self.head["b"][...])
+        step, read = _sweep(steps), self._reader(steps)
         start, inputs = self.initial_state(), self._checked(inputs)
         if self.readout == "last":
-            return head(shown(lax.scan(lambda h, x: (step(h, x), None), start, inputs)[0]))
+            return read(lax.scan(lambda h, x: (step(h, x), None), start, inputs)[0])
         states = lax.scan(lambda h, x: (step(h, x),) * 2, start, inputs)[1]
-        return jax.vmap(lambda h: head(shown(h)))(states)
+        return jax.vmap(read)(states)
+
+    def answers(self, inputs: Array) -> Array:
+        """The outputs of a batch (batch, T, features)."""
+        return jax.vmap(lambda x: self(x))(inputs)
+
+    def entry(self, x: Array) -> Array:
+        """One sequence of a task, (T, features), in the form in which `chain` takes it: as it is."""
+        return x
+
+    def read(self, h: State) -> Array:
+        """The outputs at a state: h_t -> y_t, (outputs,)."""
+        return self._reader(self.steps())(h)
+
+    def _reader(self, steps: list[Step]) -> Any:
+        show = getattr(steps[-1], "output", lambda h: h)
+        head = layers.Dense(self.head["W"][...], self.head["b"][...])
+        return lambda h: head(show(h if len(steps) == 1 else h[-1]))
 
     def chain(self, inputs: Array, **options: Any) -> JacobianChain:
         """The Jacobian chain of the state along one sequence, from the zero state.

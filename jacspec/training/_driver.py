@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import time
@@ -14,13 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jacspec import _checks, remedies, results
+from jacspec import _checks, results
 from jacspec.tasks import Task
+from jacspec.training import _trial
 from jacspec.training._loop import RUNNING, STOPPED, Program, State
 from jacspec.training._options import Options
 from jacspec.training.checkpoint import Checkpoint, fingerprint
-
-OWN = ("update", "loss", "metric", "rejected", "training_loss", "gradient_norm", "log_gradient_norm", "clip_rate")
 
 
 class Training:
@@ -46,13 +46,14 @@ class Training:
     ):
         self.name, self.task, self.seeds, self.options = name, task, seeds, options
         graph, parameters, rest = _stacked(name, models)
-        guarded = remedies.reject_nonfinite(optimizer)
         self.program = Program(
-            graph, guarded, options.batch, options.held_out, options.regularizer, tuple(options.probes),
+            graph, optimizer, options.batch, options.held_out, options.regularizer, tuple(options.probes),
             options.success, options.jump, options.patience,
         )  # fmt: skip
         self.keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-        _check_probes(name, self.program, _one((parameters, rest), 0), self.keys[0], task)
+        first = _one((parameters, rest, self.keys), 0)
+        _trial.program(name, self.program, first, task)
+        _trial.values(name, self.program, first[-1], task, getattr(models[0], "dtype", None))
         self.states: State = self._over_seeds(self.program.start, 3)(parameters, rest, self.keys, task)
         self.records: list[list[dict[str, np.ndarray]]] = [[] for _ in seeds]
         self.done = -1
@@ -72,7 +73,15 @@ class Training:
             if o.checkpoint is not None:
                 store = Checkpoint(self.name, o.checkpoint, self._fingerprint())
                 stack.callback(store.close)
-            self._run(store)
+            try:
+                self._run(store)
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error):
+                    raise
+                got, hint = str(error).splitlines()[0][:200], "Take a smaller batch, fewer held_out or fewer seeds."
+                raise MemoryError(
+                    _checks.message(self.name, "batch", "needs too much memory", got, hint=hint)
+                ) from error
 
     def _run(self, store: Checkpoint | None) -> None:
         o, program = self.options, self.program
@@ -80,9 +89,9 @@ class Training:
         if store is not None and (found := store.restore(self.states)) is not None:
             self.done, self.states, self.records = found
         past, begun = self.seconds, time.perf_counter()
-        stops = [0, *range(o.every, o.updates, o.every), o.updates]
+        stops = itertools.chain([0], range(o.every, o.updates, o.every), [o.updates])
         with _log(o.log, self) as write, _bar(o, self.done) as show:
-            for stop in (s for s in stops if s > self.done):
+            for stop in itertools.dropwhile(lambda stop: stop <= self.done, stops):
                 running = np.flatnonzero(np.asarray(self.states.status) == RUNNING)
                 if not len(running):
                     break
@@ -139,27 +148,6 @@ def _stacked(name: str, models: Sequence[nnx.Module]) -> tuple[Any, Any, Any]:
 
 def _one(tree: Any, i: int) -> Any:
     return jax.tree.map(lambda leaf: leaf[i], tree)
-
-
-def _check_probes(name: str, program: Program, variables: tuple[Any, Any], key: Any, task: Task) -> None:
-    """Refuse probes that return no dict, or names that are taken.
-
-    Raises:
-        TypeError: for a probe that returns no dict.
-        ValueError: for a name that is taken.
-    """
-    taken = {"seed", "seconds", *OWN}
-    batch = jax.eval_shape(lambda key: task.evaluation(key, program.batch), key)
-    for i, probe in enumerate(program.probes):
-        merged = lambda s, b, probe=probe: probe(nnx.merge(program.graph, *s, copy=True), b)
-        out = jax.eval_shape(merged, variables, batch)
-        if not isinstance(out, dict):
-            got = type(out).__name__
-            raise TypeError(_checks.message(name, f"probes[{i}]", "returns no dict", got, "dict of arrays by name"))
-        if both := taken & set(out):
-            text = _checks.message(name, f"probes[{i}]", "returns a name that is taken", sorted(both), "other names")
-            raise ValueError(text)
-        taken |= set(out)
 
 
 def _nothing(*arguments: Any) -> None:

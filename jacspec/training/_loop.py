@@ -5,6 +5,7 @@ until the last of them stops, and JAX holds the others still, so that many seeds
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,9 +15,10 @@ import optax
 from flax import nnx
 from jax import Array, lax
 
+from jacspec._links import floating
 from jacspec._pytree import pytree
 from jacspec.remedies.clipping import units_and_norm
-from jacspec.remedies.guard import RejectState, all_finite
+from jacspec.remedies.guard import RejectState, all_finite, reject_nonfinite
 from jacspec.remedies.report import ClipReport
 from jacspec.tasks import Batch, Task
 from jacspec.training import reading
@@ -63,7 +65,7 @@ class Program:
     """What does not change in training; the arguments of `jacspec.training.fit` say what it means."""
 
     graph: Any
-    optimizer: Any  # of `remedies.reject_nonfinite`, whose state is a `RejectState`
+    transformation: Any
     batch: int
     held_out: int
     regularizer: Callable | None
@@ -71,6 +73,11 @@ class Program:
     success: float
     jump: float
     patience: int
+
+    @functools.cached_property
+    def optimizer(self) -> Any:
+        """The transformation behind its guard."""
+        return reject_nonfinite(self.transformation)
 
     def model(self, state: State) -> Any:
         """The model with the variables of a state."""
@@ -96,7 +103,7 @@ class Program:
         value = reading.loss(model, task, batch)
         rest = nnx.state(model, nnx.Not(nnx.Param))
         if self.regularizer is not None:
-            value = value + self.regularizer(model, batch).astype(value.dtype)
+            value = value + jnp.asarray(self.regularizer(model, batch), value.dtype)
         return value, rest
 
     def reference(self, state: State, task: Task) -> Array:
@@ -104,8 +111,25 @@ class Program:
         return jnp.maximum(jnp.nanmedian(state.recent), task.baseline)
 
     def jumped(self, state: State, task: Task, loss: Array) -> Array:
-        """Whether a finite loss is an explosion; never while there is nothing to compare with."""
-        return jnp.isfinite(loss) & (loss > self.jump * self.reference(state, task))
+        """Whether a finite loss is an explosion; never while there is nothing to compare with, or that is 0."""
+        reference = self.reference(state, task)
+        return jnp.isfinite(loss) & (reference > 0) & (loss > self.jump * reference)
+
+    def updated(self, state: State, task: Task, batch: Batch, loss: Array, g: Any) -> tuple[Any, RejectState]:
+        """What the guarded optimizer makes of a gradient: the updates and its next state."""
+        return self.optimizer.update(g, state.optimizer, state.parameters, **self.extra(state, task, batch, loss, g))
+
+    def moved(self, state: State, task: Task, batch: Batch, loss: Array, g: Any) -> tuple[Any, Any, list[Array]]:
+        """The same without the guard: updates, parameters, and the numbers of the next state that were finite."""
+        old, inner = state.optimizer.inner, optax.with_extra_args_support(self.transformation)
+        updates, new = inner.update(g, old, state.parameters, **self.extra(state, task, batch, loss, g))
+        pairs = zip(floating(old), floating(new), strict=True)
+        finite = [jnp.where(jnp.isfinite(a), b, 0) for a, b in pairs]
+        return updates, optax.apply_updates(state.parameters, updates), finite
+
+    def extra(self, state: State, task: Task, batch: Batch, loss: Array, g: Any) -> dict[str, Any]:
+        """What some optimizers ask for beside the gradient."""
+        return {"value": loss, "grad": g, "value_fn": lambda p: self.loss(p, state.rest, task, batch)[0]}
 
     def step(self, state: State, key: Array, task: Task) -> tuple[State, dict[str, Array]]:
         """One update, or the status that says why there is none."""
@@ -114,7 +138,7 @@ class Program:
         (loss, rest), g = gradient(state.parameters, state.rest, task, batch)
         fine = jnp.isfinite(loss) & all_finite(rest)
         shown = jax.tree.map(lambda leaf: jnp.where(fine, leaf, jnp.nan), g)  # the one door rejects what is not fine
-        updates, optimizer = self.optimizer.update(shown, state.optimizer, state.parameters, value=loss)
+        updates, optimizer = self.updated(state, task, batch, loss, shown)
         report = optimizer.report
 
         jumped = self.jumped(state, task, loss)
@@ -175,7 +199,7 @@ class Program:
         record["metric"] = jnp.mean(task.wrong(y, asked), dtype=record["loss"].dtype)
         few = jax.tree.map(lambda a: a[: self.batch], held)
         for probe in self.probes:
-            record |= probe(self._merged(parameters, rest), few)
+            record |= jax.tree.map(jnp.asarray, probe(self._merged(parameters, rest), few))
         return record
 
     def settled(self, state: State, metric: Array) -> State:

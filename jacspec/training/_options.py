@@ -4,6 +4,7 @@ import dataclasses
 import math
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ from jacspec.tasks import Task
 
 JUDGED = 1000
 """Held-out sequences, where the task does not have fewer."""
+
+MOST = 2**31 - 1
+"""What an int32 counts to: updates, rejections and rows are counted on the device."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,10 +57,10 @@ def checked(name: str, options: dict[str, Any], task: Task, optimizer: Any) -> O
         hint = "Call it: optax.adam(1e-3)." if callable(optimizer) else "Use optax.adam(1e-3), say."
         raise TypeError(_checks.message(name, "optimizer", "is none", got, want, hint))
     for argument in ("updates", "batch", "every"):
-        _checks.integer(name, argument, getattr(o, argument), 1)
-    _checks.integer(name, "patience", o.patience, 0)
+        _checks.integer(name, argument, getattr(o, argument), 1, MOST)
+    _checks.integer(name, "patience", o.patience, 0, MOST)
     judged = min(task.held_out or JUDGED, JUDGED) if o.held_out is None else o.held_out
-    judged = max(_checks.integer(name, "held_out", judged, 1), o.batch)
+    judged = max(_checks.integer(name, "held_out", judged, 1, MOST), o.batch)
     if not isinstance(o.probes, Sequence):
         hint = "Put a single one into a list."
         raise TypeError(
@@ -73,7 +77,32 @@ def checked(name: str, options: dict[str, Any], task: Task, optimizer: Any) -> O
         value = getattr(o, argument)
         if value is not None and not isinstance(value, (str, os.PathLike)):
             raise TypeError(_checks.message(name, argument, "is no path", type(value).__name__, "a path or None"))
+        if value is not None:
+            _free(name, argument, value)
+    if o.log is not None and o.checkpoint is not None and Path(o.log).absolute() == Path(o.checkpoint).absolute():
+        raise ValueError(_checks.message(name, "log", "is the directory of the checkpoint", o.log, "another path"))
     return dataclasses.replace(o, success=_success(name, o.success, task), jump=_jump(name, o.jump), held_out=judged)
+
+
+def _free(name: str, argument: str, value: str | os.PathLike) -> None:
+    """Refuse a path that cannot be written: a log is a file, a checkpoint a directory."""
+    path = os.fspath(value)
+    wanted = "a file" if argument == "log" else "a directory"
+    if not isinstance(path, str) or not path or "\0" in path:
+        raise ValueError(_checks.message(name, argument, "is no path", repr(path), f"the path of {wanted}"))
+    whole = Path(path).absolute()
+    try:
+        whole.exists()
+    except OSError as error:  # a name that is too long
+        raise ValueError(_checks.message(name, argument, "cannot be used", error.strerror, wanted)) from error
+    if whole.exists() and whole.is_dir() != (argument == "checkpoint"):
+        kind = "a directory" if whole.is_dir() else "a file"
+        raise ValueError(_checks.message(name, argument, f"is {kind}", path, f"the path of {wanted}"))
+    above = next(folder for folder in (whole, *whole.parents) if folder.exists())
+    if above != whole and not above.is_dir():
+        raise ValueError(_checks.message(name, argument, f"leads through {above}, which is a file", path, wanted))
+    if not os.access(above, os.W_OK):
+        raise PermissionError(_checks.message(name, argument, f"cannot be written: no right to {above}", path, wanted))
 
 
 def _success(name: str, value: Any, task: Task) -> float:

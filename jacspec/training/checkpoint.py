@@ -4,11 +4,12 @@ A function has no value that could be compared, but what it computes has: the fi
 or a probe is that of its traced program, constants included.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def fingerprint(
     traced: dict[str, tuple[Callable, Any]] = {
         "model": (lambda p, r, b: reading.outputs(merge(p, r), b.inputs), (*variables, batch)),
         "task": (lambda key: (task.sample(key, 1), task.evaluation(key, 1)), (keys[0],)),
-        "optimizer": (program.optimizer.update, (one.parameters, one.optimizer, one.parameters)),
+        "optimizer": (lambda s, b: program.updated(s, task, b, s.recent[0], s.parameters), (one, batch)),
     }
     if program.regularizer is not None:
         regularizer = program.regularizer
@@ -71,7 +72,8 @@ def _traced(f: Callable, *arguments: Any) -> str:
 
 def _numbers(leaf: Any) -> Any:
     """A random key as the numbers that it is made of; anything else as it is."""
-    return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+    is_key = jnp.issubdtype(getattr(leaf, "dtype", type(leaf)), jax.dtypes.prng_key)
+    return jax.random.key_data(leaf) if is_key else leaf
 
 
 class Checkpoint:
@@ -83,18 +85,24 @@ class Checkpoint:
         marks: the `fingerprint`.
 
     Raises:
-        ValueError: if the directory holds a checkpoint of other arguments, or other files.
+        ValueError: if the directory holds a checkpoint of other arguments, a damaged one, or other files.
     """
 
     def __init__(self, name: str, folder: str | os.PathLike, marks: dict[str, str]):
-        self.name, self.folder = name, Path(folder).absolute()
+        self.name, self.folder, self.marks = name, Path(folder).absolute(), marks
         manifest = self.folder / "fit.json"
         if manifest.is_file():
-            old = json.loads(manifest.read_text("utf-8"))
+            with self._whole():
+                old = json.loads(manifest.read_text("utf-8"))
+                if not isinstance(old, dict):
+                    raise TypeError(type(old))
             if differ := sorted(k for k in {*old, *marks} if old.get(k) != marks.get(k)):
                 hint = "Use another directory, or the same arguments."
                 got = f"{', '.join(differ)} differ in {self.folder}"
                 raise ValueError(_checks.message(name, "checkpoint", "is of other arguments", got, hint=hint))
+        elif (self.folder / "states").is_dir():
+            with self._whole():
+                raise FileNotFoundError(manifest)
         elif self.folder.is_dir() and any(self.folder.iterdir()):
             got = str(self.folder)
             raise ValueError(_checks.message(name, "checkpoint", "holds other files", got, "an empty directory"))
@@ -104,7 +112,8 @@ class Checkpoint:
 
         self._save, self._restore = ocp.args.StandardSave, ocp.args.StandardRestore
         options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
-        self.manager = ocp.CheckpointManager(self.folder / "states", options=options)
+        with self._whole():
+            self.manager = ocp.CheckpointManager(self.folder / "states", options=options)
 
     def save(self, done: int, states: State, records: Records) -> None:
         """Write what has been reached after `done` updates; the one before it stays until this one is whole."""
@@ -113,8 +122,7 @@ class Checkpoint:
             str(i): {name: np.stack([r[name] for r in rows]) for name in rows[0]} for i, rows in enumerate(records)
         }
         tree = {"states": leaves, "records": table}
-        mark = np.frombuffer(bytes.fromhex(digest(tree)), np.uint8)
-        self.manager.save(done, args=self._save(tree | {"digest": mark}))
+        self.manager.save(done, args=self._save(tree | {"digest": self._mark(done, tree)}))
 
     def restore(self, like: State) -> tuple[int, State, Records] | None:
         """(updates, states, records) of the newest checkpoint, or None if there is none yet.
@@ -125,21 +133,42 @@ class Checkpoint:
         Raises:
             ValueError: if it is damaged.
         """
-        done = self.manager.latest_step()
-        if done is None:
-            return None
-        tree: dict[str, Any] = dict(self.manager.restore(done, args=self._restore()))
-        mark = bytes(np.asarray(tree.pop("digest"))).hex()
-        if digest(tree) != mark:
+        with self._whole():
+            done = self.manager.latest_step()
+            if done is None:
+                if any(path.is_file() for path in (self.folder / "states").rglob("*")):
+                    raise FileNotFoundError(self.folder / "states")
+                return None
+            tree: dict[str, Any] = dict(self.manager.restore(done, args=self._restore()))
+            mark = np.asarray(tree.pop("digest"))
+            if not np.array_equal(mark, self._mark(done, tree)):
+                raise ValueError(mark)
+            leaves, structure = jax.tree.flatten(like)
+            found = [_as(leaf, tree["states"][f"{i:05d}"]) for i, leaf in enumerate(leaves)]
+            tables = [tree["records"][str(i)] for i in range(len(tree["records"]))]
+            rows = [
+                [{k: np.asarray(v[t]) for k, v in table.items()} for t in range(len(table["update"]))]
+                for table in tables
+            ]
+            return done, jax.tree.unflatten(structure, found), rows
+
+    @contextlib.contextmanager
+    def _whole(self) -> Iterator[None]:
+        """Read what was stored inside: any failure is one of the files.
+
+        Raises:
+            ValueError: that the checkpoint is damaged.
+        """
+        try:
+            yield
+        except Exception as error:
             got, hint = str(self.folder), "Remove the directory and start again."
-            raise ValueError(_checks.message(self.name, "checkpoint", "is damaged", got, hint=hint))
-        leaves, structure = jax.tree.flatten(like)
-        found = [_as(leaf, tree["states"][f"{i:05d}"]) for i, leaf in enumerate(leaves)]
-        tables = [tree["records"][str(i)] for i in range(len(tree["records"]))]
-        rows = [
-            [{k: np.asarray(v[t]) for k, v in table.items()} for t in range(len(table["update"]))] for table in tables
-        ]
-        return done, jax.tree.unflatten(structure, found), rows
+            raise ValueError(_checks.message(self.name, "checkpoint", "is damaged", got, hint=hint)) from error
+
+    def _mark(self, done: int, tree: Any) -> np.ndarray:
+        """What tells a state and its records from those of another moment or another training, as bytes."""
+        text = json.dumps([done, digest(tree), self.marks], sort_keys=True)
+        return np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
 
     def close(self) -> None:
         """Let go of the directory."""

@@ -12,9 +12,10 @@ from flax import nnx
 
 from jacspec import _checks
 from jacspec.tasks import Task
-from jacspec.training import _options, reading
+from jacspec.training import _options, _trial
 from jacspec.training._driver import Training
 from jacspec.training._loop import EXPLODED, RUNNING, SOLVED, STOPPED
+from jacspec.training._told import told
 from jacspec.training.trace import Trace, locate
 
 STATUS = {RUNNING: "finished", EXPLODED: "exploded", SOLVED: "solved", STOPPED: "stopped"}
@@ -89,16 +90,17 @@ def fit(
 
     Args:
         model: a `jacspec.models` model, or an `nnx.Module` that maps (batch, T, features) to (batch, T, outputs), or to
-            (batch, outputs) for the last step. It is not changed; `Fit.model` is the trained one.
+            (batch, outputs) for the last step: a `jacspec.training.Model`. It is not changed; `Fit.model` is the trained one.
         task: of `jacspec.tasks`.
-        optimizer: any Optax transformation; remedies are chained into it.
+        optimizer: any Optax transformation; remedies are chained into it. It may ask for ``value``, ``grad`` and
+            ``value_fn``, as `optax.lbfgs` does.
         updates: number of updates at most.
         batch: sequences an update.
         seed: of the data, 0..2**32-1. (That of the model is in the model.)
         every: updates between two records.
-        probes: callables ``probe(model, batch) -> dict of arrays``, compiled, asked at every record on the same
-            `batch` held-out sequences; see `SpectrumProbe`.
-        regularizer: callable ``regularizer(model, batch) -> scalar``, added to the loss, or None; `batch` is a
+        probes: callables ``probe(model, batch) -> dict of real arrays``, compiled, asked at every record on the same
+            `batch` held-out sequences; see `SpectrumProbe` and `jacspec.training.Probe`.
+        regularizer: callable ``regularizer(model, batch) -> real scalar``, added to the loss, or None; `batch` is a
             `jacspec.tasks.Batch`.
         success: largest fraction of held-out sequences wrong that ends the training; None: the task's own; False: never.
         jump: a training loss above `jump` times the larger of the task's baseline and the median of the last 32
@@ -116,7 +118,8 @@ def fit(
 
     Raises:
         TypeError: for arguments of the wrong type.
-        ValueError: for arguments out of range, a model that does not fit the task, or a checkpoint of other arguments.
+        ValueError: for arguments out of range, a model that does not fit the task, paths that cannot be written, a
+            checkpoint that is damaged or of other arguments. All but the last is found before anything is compiled.
 
     Example:
         >>> import optax
@@ -163,10 +166,15 @@ def fit_seeds(
     """
     name = "training.fit_seeds"
     _checks.function(name, "make", make, "make(rngs) -> model")
+    if isinstance(seeds, str) or not isinstance(seeds, Iterable):
+        hint = "Use range(5) for five seeds."
+        raise TypeError(_checks.message(name, "seeds", "must be numbers", repr(seeds), "a sequence of integers", hint))
     seeds = [_checks.integer(name, "seeds", seed, 0, 2**32 - 1) for seed in seeds]
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(_checks.message(name, "seeds", "must be different numbers", seeds, "one seed or more"))
-    return _fitted(name, [make(nnx.Rngs(seed)) for seed in seeds], task, optimizer, seeds, **options)
+    with told(name, "make", "make(rngs) -> model"):
+        models = [make(nnx.Rngs(seed)) for seed in seeds]
+    return _fitted(name, models, task, optimizer, seeds, **options)
 
 
 def _fitted(
@@ -175,7 +183,10 @@ def _fitted(
     _checks.instance(name, "task", task, Task, "Take one of jacspec.tasks.")
     seeds = [_checks.integer(name, "seed", seed, 0, 2**32 - 1, "A seed lies in 0..2**32-1.") for seed in seeds]
     checked = _options.checked(name, options, task, optimizer)
-    reading.fits(name, models[0], task, checked.batch)  # the others have its shapes, or are refused
+    _trial.data(name, task, {"batch": checked.batch, "held_out": checked.held_out})
+    _trial.model(name, models[0], task, checked.batch)  # the others have its shapes, or are refused
+    for other in models[1:]:
+        _checks.instance(name, "make", other, type(models[0]), "One kind of model for all seeds.")
     training = Training(name, models, task, optimizer, seeds, checked)
     training.run()
     return [_one(training, i) for i in range(len(seeds))]

@@ -1,40 +1,64 @@
 """Probes: what `jacspec.training.fit` asks of the model while it learns.
 
 A probe is any callable ``probe(model, batch) -> dict of arrays``. Those below take a few sequences of the batch and
-answer with means over them; all of their questions are put to the chain of the model as it stands.
+answer with means over them; all of their questions are put to the chain of the model as it stands. They also serve in
+anyone's loop: ``probe(model, inputs)`` on a plain array of examples. `jacspec.training.protocols` says what they need.
 """
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jacspec import _checks
 from jacspec.chain import JacobianChain
 from jacspec.gradients import log_gradient_norms
 from jacspec.lyapunov import lyapunov_exponents
-from jacspec.models import Recurrent
+from jacspec.models import Convolutional, Deep, Recurrent
 from jacspec.spectrum import spectrum
 from jacspec.tasks import Batch, Task
 from jacspec.training import reading
+from jacspec.training._told import tried
 
 QUANTITIES = ("lyapunov_exponents", "log_singular_values")
 
 
 def _inner(model: Any, inputs: Array) -> JacobianChain:
-    """The chain without its first layer and its readout, where it goes over depth."""
+    """The chain; that of a deep network of the package without its first layer and its readout."""
     chain = reading.chain(model, inputs)
-    return chain if isinstance(model, Recurrent) else chain[1:-1]
+    return chain[1:-1] if isinstance(model, (Deep, Convolutional)) else chain
 
 
-def _each(model: Any, batch: Batch, examples: int) -> tuple[Any, Batch]:
-    """A map over sequences, and the sequences: a few, or all as one where they act on one another."""
+def _inputs(name: str, model: Any, batch: Any) -> Array:
+    """The examples of a batch, or of a plain array; one alone is a batch of one.
+
+    Raises:
+        TypeError: for what is no array of real numbers.
+        ValueError: for no example at all.
+    """
+    form = "a Batch, or an array (batch, T, features)"
+    inputs = getattr(batch, "inputs", batch)
+    dtype = getattr(inputs, "dtype", None)
+    if dtype is None or not any(jnp.issubdtype(dtype, kind) for kind in reading.REAL):
+        got = type(inputs).__name__ if dtype is None else f"dtype {dtype}"
+        raise TypeError(_checks.message(name, "inputs", "are no array of numbers", got, form))
+    inputs = jnp.asarray(inputs)
+    inputs = inputs[None] if inputs.ndim == 1 + reading.over_time(model) else inputs
+    if inputs.ndim < 2 or not len(inputs):
+        raise ValueError(_checks.message(name, "inputs", "hold no examples", f"shape {inputs.shape}", form))
+    return inputs
+
+
+def _each(model: Any, inputs: Array, examples: int) -> tuple[Any, Array]:
+    """A map over examples, and the examples: a few, or all as one where they act on one another."""
     if reading.joint(model):
-        return (lambda f: lambda *a: jax.tree.map(lambda out: out[None], f(*a))), batch
-    return jax.vmap, jax.tree.map(lambda a: a[:examples], batch)
+        return (lambda f: lambda *a: jax.tree.map(lambda out: out[None], f(*a))), inputs
+    return jax.vmap, inputs[:examples]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +66,8 @@ class SpectrumProbe:
     """The leading k Lyapunov exponents or log singular values of the chain, means over examples.
 
     Over time they are those of the hidden state from the zero state on; over depth those between the first hidden layer
-    and the last. With BatchNorm in training mode the state is the whole batch.
+    and the last. With BatchNorm in training mode the state is the whole batch. Of another model than those of
+    `jacspec.models` they are those of its whole chain, over time if it has ``read``.
 
     Args:
         k: how many.
@@ -78,10 +103,16 @@ class SpectrumProbe:
             _checks.integer(name, argument, getattr(self, argument), low)
         _checks.one_of(name, "quantity", self.quantity, ("auto", *QUANTITIES, "both"))
 
-    def __call__(self, model: Any, batch: Batch) -> dict[str, Array]:
-        """The means by their names, (k,) each."""
-        each, few = _each(model, batch, self.examples)
-        automatic = (QUANTITIES[not isinstance(model, Recurrent)],)
+    def __call__(self, model: Any, inputs: Batch | Array) -> dict[str, Array]:
+        """The means by their names, (k,) each.
+
+        Args:
+            model: with a ``chain``: of `jacspec.models`, or a `jacspec.training.ChainModel`.
+            inputs: a `jacspec.tasks.Batch`, or an array of examples (batch, T, features), or for a deep model
+                (batch, features).
+        """
+        each, few = _each(model, _inputs("training.SpectrumProbe", model, inputs), self.examples)
+        automatic = (QUANTITIES[not reading.over_time(model)],)
         asked = {"auto": automatic, "both": QUANTITIES}.get(self.quantity, (self.quantity,))
 
         def ask(inputs: Array) -> dict[str, Array]:
@@ -92,45 +123,93 @@ class SpectrumProbe:
             }
             return {name: questions[name]() for name in asked}
 
-        return jax.tree.map(lambda a: a.mean(axis=0), each(ask)(few.inputs))
+        return jax.tree.map(lambda a: a.mean(axis=0), each(ask)(few))
 
 
 @dataclasses.dataclass(frozen=True)
 class GradientProbe:
     """``log_gradient_norms``: log of ||dE/dh_s|| for s = 0..S, nats, means over examples of the logs.
 
-    E is the loss of the task over the batch. Over time S = T, and T - s is the lag behind the last step; over depth h_S
+    E is the loss over the batch, of the task or given as a function. NaN where the outputs that the states of the chain
+    lead to are not those of the model. Over time S = T, and T - s is the lag behind the last step; over depth h_S
     is the output and h_0 the input. -inf where a gradient is exactly zero for an example.
 
     Args:
         task: whose loss it is.
         examples: sequences to average over.
+        loss: in place of a task, ``loss(outputs) -> scalar`` of what the model says to the whole batch; or
+            ``loss(outputs, targets)``. In `fit` its outputs are (batch, S, outputs), and `targets` is the `Batch` of
+            these S steps, as in `jacspec.tasks.Task.loss`.
 
     Raises:
-        TypeError: if `task` is none, or `examples` no integer.
+        TypeError: if neither or both of `task` and `loss` are given, or `examples` is no integer.
         ValueError: for examples < 1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from jacspec import models, training
+        >>> model = models.Recurrent("elman", 2, 4, 1, rngs=nnx.Rngs(0))
+        >>> probe = training.GradientProbe(loss=lambda outputs: jnp.mean(outputs**2))
+        >>> probe(model, jnp.ones((3, 10, 2)))["log_gradient_norms"].shape
+        (11,)
     """
 
-    task: Task
+    task: Task | None = None
     examples: int = 4
+    loss: Callable | None = None
 
     def __post_init__(self):
         """Check the arguments."""
         name = "training.GradientProbe"
-        _checks.instance(name, "task", self.task, Task, "Take one of jacspec.tasks.")
+        if (self.task is None) == (self.loss is None):
+            hint = "Use GradientProbe(task), or GradientProbe(loss=lambda outputs: ...)."
+            got = "neither" if self.task is None else "both"
+            raise TypeError(_checks.message(name, "loss", "or a task says whose gradient it is", got, "one", hint))
+        if self.task is not None:
+            _checks.instance(name, "task", self.task, Task, "Take one of jacspec.tasks, or loss=f(outputs).")
+        else:
+            _checks.function(name, "loss", self.loss, "loss(outputs) -> scalar")
         _checks.integer(name, "examples", self.examples, 1)
 
-    def __call__(self, model: Any, batch: Batch) -> dict[str, Array]:
-        """The mean, by its name."""
-        each, few = _each(model, batch, self.examples)
-        y = reading.outputs(model, batch.inputs)
-        y_bar = reading.error_signal(self.task, batch, y)
+    def __call__(self, model: Any, inputs: Batch | Array, targets: Any = None) -> dict[str, Array]:
+        """The mean, by its name.
 
-        def ask(inputs: Array, y_bar: Array) -> Array:
+        Args:
+            model: with a ``chain``, and over time ``read``: of `jacspec.models`, or a `jacspec.training.ChainModel`.
+            inputs: as in `SpectrumProbe`.
+            targets: what `loss` is given as its second argument, where `inputs` is an array.
+        """
+        examples = _inputs("training.GradientProbe", model, inputs)
+        each, few = _each(model, examples, self.examples)
+        y, y_bar = self._signal(model, examples, inputs, targets)
+
+        def ask(inputs: Array, y: Array, y_bar: Array) -> Array:
             chain = reading.chain(model, inputs)
-            return log_gradient_norms(chain, reading.cotangent(model, chain.states, y_bar))
+            agree = reading.agrees("training.GradientProbe", model, chain.states, y)
+            norms = log_gradient_norms(chain, reading.cotangent(model, chain.states, y_bar))
+            return jnp.where(agree, norms, jnp.nan)
 
-        return {"log_gradient_norms": each(ask)(few.inputs, y_bar[: len(few.inputs)]).mean(axis=0)}
+        return {"log_gradient_norms": each(ask)(few, y[: len(few)], y_bar[: len(few)]).mean(axis=0)}
+
+    def _signal(self, model: Any, examples: Array, inputs: Any, targets: Any) -> tuple[Array, Array]:
+        """y and dE/dy, (batch, S, outputs) each."""
+        name, form = "training.GradientProbe", "loss(outputs) -> scalar, or loss(outputs, targets)"
+        if isinstance(inputs, Batch):
+            y = reading.outputs(model, examples)
+            targets = reading.asked(inputs, y.shape[1])
+        else:
+            y = reading.answers(model, examples)
+        if self.task is not None and not isinstance(inputs, Batch):
+            hint = "Ask with a Batch of the task, or make the probe with loss=f(outputs)."
+            raise TypeError(_checks.message(name, "inputs", "have no targets", "an array", "a Batch", hint))
+        loss: Any = self.loss if self.task is None else self.task.loss
+        f = (lambda y: loss(y, targets)) if targets is not None and reading.takes(loss, y, targets) else loss
+        if (out := tried(name, "loss", form, f, y)).shape != () or not jnp.issubdtype(out.dtype, jnp.floating):
+            got = f"{out.dtype} of shape {out.shape}"
+            raise TypeError(_checks.message(name, "loss", "is no real number", got, form))
+        shown = lambda a: a if a.ndim == 3 else a[:, None]
+        return shown(y), shown(jax.grad(f)(y))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,27 +241,43 @@ class ActivityProbe:
         _checks.integer(name, "examples", self.examples, 1)
         for argument in ("slope", "gate"):
             value = getattr(self, argument)
+            if isinstance(value, (bool, str)) or not isinstance(value, (int, float, np.number)):
+                got = repr(value)
+                raise TypeError(_checks.message(name, argument, "must be a number", got, f"0 < {argument} < 1"))
             if not 0 < value < 1:
                 raise ValueError(_checks.message(name, argument, "is out of range", value, f"0 < {argument} < 1"))
 
-    def __call__(self, model: Any, batch: Batch) -> dict[str, Array]:
-        """The numbers by their names, (layers,) each."""
-        each, few = _each(model, batch, self.examples)
-        layers = each(lambda x: _over_time(model, x) if isinstance(model, Recurrent) else _over_depth(model, x))(
-            few.inputs
-        )
+    def __call__(self, model: Any, inputs: Batch | Array) -> dict[str, Array]:
+        """The numbers by their names, (layers,) each.
+
+        Args:
+            model: of `jacspec.models`.
+            inputs: as in `SpectrumProbe`.
+        """
+        name = "training.ActivityProbe"
+        if not isinstance(model, (Recurrent, Deep, Convolutional)):
+            hint = "Only there are the slopes and gates of a layer known by name."
+            text = _checks.message(name, "model", "is of another kind", type(model).__name__, "a jacspec.models", hint)
+            raise TypeError(text)
+        each, few = _each(model, _inputs(name, model, inputs), self.examples)
+        layers = each(lambda x: _over_time(model, x) if isinstance(model, Recurrent) else _over_depth(model, x))(few)
         out: dict[str, list[Array]] = {}
         for layer in layers:
             for name, a in layer.items():
                 if name == "slope":
                     units = a.reshape(-1, a.shape[-1])
-                    numbers = {"saturated": jnp.abs(a) < self.slope, "dead": (units == 0).all(axis=0)}
+                    numbers = {"saturated": _below(jnp.abs(a), self.slope), "dead": (units == 0).all(axis=0)}
                 else:
-                    closed = (a < self.gate) | (a > 1 - self.gate)
+                    closed = _below(jnp.minimum(a, 1 - a), self.gate)
                     numbers = {f"gate_{name}": a, f"saturated_{name}": closed}
                 for key, value in numbers.items():
                     out.setdefault(key, []).append(jnp.mean(value, dtype=model.dtype))
         return {name: jnp.stack(values) for name, values in out.items()}
+
+
+def _below(a: Array, limit: float) -> Array:
+    """a < limit for a >= 0 and limit > 0, also where the dtype knows no number between 0 and the limit."""
+    return (a < limit) | (a == 0)
 
 
 def _over_time(model: Recurrent, x: Array) -> list[dict[str, Array]]:

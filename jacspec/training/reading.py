@@ -2,37 +2,39 @@
 
 A recurrent network reads step by step. A deep one takes the whole sequence as one vector, a convolutional one as an
 image or a line of pixels; they, and a recurrent one that is read at the end, answer once: at the last step.
+`jacspec.training.protocols` says what is asked of a model of the user's.
 """
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax import Array
 
 from jacspec import _checks
 from jacspec.chain import JacobianChain
-from jacspec.models import Convolutional, Deep, Recurrent
+from jacspec.models import Recurrent as Recurrent
 from jacspec.tasks import Batch, Task
+from jacspec.training._told import told
 from jacspec.typing import State
 
+REAL = (jnp.floating, jnp.integer, jnp.bool_)
+"""Kinds of numbers that are real."""
 
-def entry(model: nnx.Module, x: Array) -> Array:
-    """One sequence (T, features) in the form in which the model takes it."""
-    if isinstance(model, Deep):
-        return x.reshape(-1)
-    if isinstance(model, Convolutional) and model.axes == x.ndim:
-        return x[..., None]
-    return x
+UNCHECKED = {"check": False}
+"""Options of a chain: explosions are looked at too."""
+
+
+def answers(model: Any, inputs: Array) -> Array:
+    """What the model says to a batch (batch, T, features), in its own form."""
+    return getattr(model, "answers", model)(inputs)
 
 
 def outputs(model: Any, inputs: Array) -> Array:
     """What the model says to a batch (batch, T, features): (batch, S, outputs) for the last S steps, S = T or 1."""
-    if isinstance(model, Recurrent):
-        y = jax.vmap(lambda x: model(x))(inputs)
-    else:
-        y = model(jax.vmap(lambda x: entry(model, x))(inputs))
+    y = answers(model, inputs)
     return y if y.ndim == 3 else y[:, None]
 
 
@@ -54,74 +56,85 @@ def error_signal(task: Task, batch: Batch, y: Array) -> Array:
 
 def joint(model: Any) -> bool:
     """Whether the examples of a batch act on one another: BatchNorm in training mode."""
-    return isinstance(model, Deep) and model.normalization == "batch" and not model.use_running_average
+    return getattr(model, "joint", False) is True
+
+
+def over_time(model: Any) -> bool:
+    """Whether the chain of a model goes over time: its outputs are read from the states on the way."""
+    return callable(getattr(model, "read", None))
+
+
+def takes(f: Callable, *arguments: Any, **named: Any) -> bool:
+    """Whether a function can be called so; also where it does not say."""
+    try:
+        inspect.signature(f).bind(*arguments, **named)
+    except TypeError:
+        return False
+    except ValueError:
+        return True
+    return True
 
 
 def chain(model: Any, inputs: Array, **options: Any) -> JacobianChain:
-    """The chain of one sequence (T, features), or of a batch that is one state; its values are not checked."""
-    one = lambda x: entry(model, x)
-    return model.chain(jax.vmap(one)(inputs) if inputs.ndim == 3 else one(inputs), check=False, **options)
+    """The chain of one sequence (T, features), or of a batch that is one state; its values are not checked.
+
+    Raises:
+        TypeError: for a model without a method ``chain`` that returns one.
+    """
+    name, form = "training", "a method chain(inputs) -> JacobianChain of one sequence (T, features)"
+    make, entry = getattr(model, "chain", None), getattr(model, "entry", lambda x: x)
+    if not callable(make):
+        hint = "Return jacspec.jacobian_chain(step, h0, inputs), or jacspec.layer_chain(layers, inputs)."
+        raise TypeError(_checks.message(name, "model", "has no Jacobian chain", type(model).__name__, form, hint))
+    x = jax.vmap(entry)(inputs) if joint(model) else entry(inputs)
+    with told(name, "model", f"{form}, here of shape {x.shape}"):
+        found = make(x, **{k: v for k, v in (UNCHECKED | options).items() if takes(make, x, **{k: v})})
+    if not isinstance(found, JacobianChain):
+        got = f"{type(found).__name__} from {type(model).__name__}.chain"
+        raise TypeError(_checks.message(name, "model", "returns no Jacobian chain", got, form))
+    return found
+
+
+def agrees(name: str, model: Any, states: State, y: Array) -> Array:
+    """Whether the states of a chain lead to the outputs of the model, within half of the digits.
+
+    Args:
+        name: the public function that asks.
+        model: with a ``chain``.
+        states: of the chain.
+        y: (S, outputs) of one sequence, or (batch, S, outputs) where the batch is one state.
+
+    Raises:
+        TypeError: if the chain ends with another number of outputs.
+    """
+    if over_time(model):
+        found = jax.vmap(model.read)(jax.tree.map(lambda a: a[a.shape[0] - y.shape[0] :], states))
+    else:
+        found = states[-1] if isinstance(states, list) else jax.tree.map(lambda a: a[-1], states)
+    found = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(found)])
+    if found.size != y.size:
+        hint = "Over time the model needs a method read(h) -> outputs, (outputs,)."
+        got, want = f"{found.size} numbers at the end of the chain", f"the {y.size} outputs"
+        raise TypeError(_checks.message(name, "model", "has another chain than outputs", got, want, hint))
+    tolerance = float(jnp.finfo(y.dtype).eps) ** 0.5
+    return jnp.allclose(found, y.ravel(), rtol=tolerance, atol=tolerance * jnp.max(jnp.abs(y)))
 
 
 def cotangent(model: Any, states: State, y_bar: Array) -> State:
     """dE/dh_t at fixed other states, from dE/dy: what `jacspec.adjoints` takes.
 
     Args:
-        model: of the package.
+        model: with a ``chain``.
         states: of the chain.
         y_bar: (S, outputs) of one sequence, or (batch, S, outputs) where the batch is one state.
 
     Returns:
-        For a recurrent network the immediate derivative at every state (leading axis T+1), zero where nothing is read;
-        for one over depth, whose last state is the output, that at the end.
+        Over time the immediate derivative at every state (leading axis T+1), zero where nothing is read; over depth,
+        where the last state is the output, that at the end.
     """
-    if not isinstance(model, Recurrent):
+    if not over_time(model):
         return y_bar.ravel()
-    read = readout(model)
-    into = lambda h, y: jax.vjp(read, h)[1](y)[0]
+    into = lambda h, y: jax.vjp(model.read, h)[1](y)[0]
     steps = jax.tree.leaves(states)[0].shape[0]
     every = jnp.zeros((steps, y_bar.shape[-1]), y_bar.dtype).at[steps - y_bar.shape[0] :].set(y_bar)
     return jax.vmap(into)(states, every)
-
-
-def readout(model: Recurrent) -> Any:
-    """h_t -> y_t of a recurrent network."""
-    last, depth = model.steps()[-1], len(model.cells)
-    show = getattr(last, "output", lambda h: h)
-    W, b = model.head["W"][...], model.head["b"][...]
-    return lambda h: W @ show(h if depth == 1 else h[-1]) + b
-
-
-def fits(name: str, model: Any, task: Task, batch: int) -> None:
-    """Refuse a model that cannot read the sequences of a task or does not answer what it asks.
-
-    Raises:
-        TypeError: for a model that is none.
-        ValueError: for features, outputs or steps that do not fit.
-    """
-    _checks.instance(name, "model", model, nnx.Module, "Take one of jacspec.models.")
-    deep, flat = isinstance(model, Deep), task.length * task.features
-    features = flat if deep else task.features
-    given = getattr(model, "features", features)
-    if given != features:
-        want = f"features={features} of {task.name}"
-        hint = (
-            f"A deep network takes the {task.length} x {task.features} numbers of a sequence at once." if deep else ""
-        )
-        raise ValueError(_checks.message(name, "model", "does not fit the task", f"features={given}", want, hint))
-    graph, state = nnx.split(model)
-    x = jax.ShapeDtypeStruct((batch, task.length, task.features), jnp.float32)
-    try:
-        y = jax.eval_shape(lambda s, x: outputs(nnx.merge(graph, s, copy=True), x), state, x)
-    except (TypeError, ValueError) as error:
-        error.add_note(f"jacspec.{name}: argument 'model' cannot read the sequences of {task.name}")
-        raise
-    T, n = task.length, task.outputs
-    if y.shape not in ((batch, T, n), (batch, 1, n)):
-        want = f"(batch, {T}, {n}) or (batch, {n}) of {task.name}"
-        hint = f"Make the model with outputs={n}."
-        raise ValueError(_checks.message(name, "model", "does not fit the task", f"outputs {y.shape}", want, hint))
-    if y.shape[1] < T and bool(jnp.any(task.evaluation(jax.random.key(0), 1).weights[:, :-1] > 0)):
-        hint = "Use a recurrent model with readout='every'."
-        got, want = "one answer", f"an answer at every step that {task.name} asks for"
-        raise ValueError(_checks.message(name, "model", "answers only at the end", got, want, hint))

@@ -1,7 +1,9 @@
 """Where an explosion began.
 
 The batch that exploded is run again on the last finite state, and asked in the order of causes: is it the data, a
-parameter, a state on the way forward, a gradient on the way back, the regularizer, nothing but size, or the optimizer?
+parameter, a state on the way forward, a gradient on the way back, the derivative of something finite, the regularizer,
+nothing but size, or the optimizer? The operation that was the first to fail is found by running the program again,
+equation by equation.
 """
 
 import dataclasses
@@ -13,6 +15,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from jacspec._origin import Origin, origin
 from jacspec.remedies.guard import all_finite
 from jacspec.tasks import Batch, Task
 from jacspec.training import _passes
@@ -24,8 +27,10 @@ class Trace:
     """Where it began, with how the norms grew before it. All numbers count from 0, as indices do.
 
     Attributes:
-        kind: "data", "parameter", "forward", "backward", "regularizer", "jump" or "optimizer"; "unknown" if it does not
-            happen again when the batch is run by itself.
+        kind: "data", a number of the batch, as it is or in the dtype of the model; "parameter"; "forward", the network or
+            its loss; "backward", a gradient beyond floating point; "derivative", the gradient of a finite loss where it
+            has none (the root at 0, or what `jnp.where` hides from the loss and not from its derivative);
+            "regularizer"; "jump"; "optimizer"; "unknown" if it does not happen again when the batch is run by itself.
         update: number of the update that was not done.
         where: the rest of the sentence.
         row: of the batch, or None.
@@ -38,6 +43,8 @@ class Trace:
             finite; None where there are no states to look at.
         gradient_log_norms: (S+1,), log of ||dE/dh_s|| of that row, nats, in logs and so right where floating point
             overflows. After a forward failure E has no value; then of d||h||/dh_s for the last finite state h.
+        operation: the first that gave a number that is not finite, with its operands, its line of source and its `cause`
+            ("overflow", "cast", "pole", "undefined"); None where there was none.
     """
 
     kind: str
@@ -51,9 +58,11 @@ class Trace:
     index: tuple[int, ...] | None = None
     state_log_norms: np.ndarray | None = None
     gradient_log_norms: np.ndarray | None = None
+    operation: Origin | None = None
 
     def __str__(self) -> str:
-        return f"update {self.update}, {self.kind}: {self.where}{self._growth}"
+        first = "" if self.operation is None else f"; {self.operation}"
+        return f"update {self.update}, {self.kind}: {self.where}{first}{self._growth}"
 
     __repr__ = __str__
 
@@ -85,51 +94,78 @@ def locate(program: Program, state: State, key: Array, task: Task) -> Trace:
         A `Trace`.
     """
     u, batch = int(state.update), program.drawn(state.update, key, task)
-    found = _in_data(u, batch) or _in_variables(u, state)
+    dtype = getattr(program.model(state), "dtype", None)
+    found = _in_data(u, batch, dtype) or _in_variables(u, state)
     if found is not None:
         return found
     plain = dataclasses.replace(program, regularizer=None)
-    loss, g = _gradient(plain, state, task, batch)
+    gradient = _gradient(plain, state, task)
+    (loss, rest), g = gradient(batch)
     passes = _passes.Passes(program.model(state), task, batch)
     if not np.isfinite(loss):
-        return Trace("forward", u, **passes.forward())
+        first = origin(lambda p, r, b: plain.loss(p, r, task, b)[0], state.parameters, state.rest, batch)
+        return Trace("forward", u, operation=first, **passes.forward())
     if not all_finite(g):
-        return Trace("backward", u, **(passes.backward() or _of_gradient(g)))
+        first = origin(jax.grad(lambda p, r, b: plain.loss(p, r, task, b)[0]), state.parameters, state.rest, batch)
+        if first is None or (first.cause == "overflow" and first.backward):
+            return Trace("backward", u, operation=first, **(passes.backward() or _of_gradient(g)))
+        return Trace("derivative", u, operation=first, **_of_row(gradient, batch))
+    if not all_finite(rest):
+        first = origin(lambda p, r, b: plain.loss(p, r, task, b)[1], state.parameters, state.rest, batch)
+        return Trace("forward", u, operation=first, **_named_first("the new value of {} is not finite", rest))
     if program.regularizer is not None:
-        whole, g = _gradient(program, state, task, batch)
+        (whole, _), g = _gradient(program, state, task)(batch)
         if not np.isfinite(whole) or not all_finite(g):
             part = "its gradient" if np.isfinite(whole) else "it"
-            return Trace("regularizer", u, f"the loss of the task and its gradient are finite, {part} is not")
+            ask = jax.value_and_grad(lambda p, r, b: program.loss(p, r, task, b)[0])
+            first = origin(ask, state.parameters, state.rest, batch)
+            text = f"the loss of the task and its gradient are finite, {part} is not"
+            return Trace("regularizer", u, text, operation=first)
         loss = whole
     if program.jumped(state, task, loss):
         return Trace("jump", u, **passes.steepest(float(loss), float(program.reference(state, task))))
-    _, after = program.optimizer.update(g, state.optimizer, state.parameters, value=loss)
-    if after.report.rejected:
-        return Trace("optimizer", u, "the gradient is finite, what the optimizer makes of it is not")
+    if program.updated(state, task, batch, loss, g)[1].report.rejected:
+        first = origin(lambda state, loss, g: program.moved(state, task, batch, loss, g), state, loss, g)
+        text = "the gradient is finite, what the optimizer makes of it is not"
+        return Trace("optimizer", u, text, operation=first)
     return Trace("unknown", u, "the same batch is finite when it is run again by itself: it was a matter of rounding")
 
 
-def _gradient(program: Program, state: State, task: Task, batch: Batch) -> tuple[Array, Any]:
+def _gradient(program: Program, state: State, task: Task) -> Any:
+    """A function of a batch: loss and other variables, and the gradient."""
     gradient = jax.jit(jax.value_and_grad(program.loss, has_aux=True))
-    (loss, _), g = gradient(state.parameters, state.rest, task, batch)
-    return loss, g
+    return lambda batch: gradient(state.parameters, state.rest, task, batch)
+
+
+def _of_row(gradient: Any, batch: Batch) -> dict[str, Any]:
+    """The first row that has no finite gradient where the whole batch is made of it."""
+    text = "the loss is finite, its gradient is not"
+    for row in np.flatnonzero(np.asarray(batch.weights.sum(axis=1)) > 0):
+        alone = jax.tree.map(lambda a, row=row: jnp.broadcast_to(a[row], a.shape), batch)
+        if not all_finite(gradient(alone)[1]):
+            return {"where": f"row {row}: {text}", "row": int(row)}
+    return {"where": text}
 
 
 def _first(array: Any) -> tuple[int, ...] | None:
     """The index of the first entry that is not finite."""
-    if not jnp.issubdtype(array.dtype, jnp.floating):
+    if not jnp.issubdtype(array.dtype, jnp.inexact):
         return None
-    bad = np.argwhere(~np.isfinite(np.asarray(array.astype(jnp.float64))))
+    bad = np.argwhere(~np.asarray(jnp.isfinite(array)))
     return tuple(int(i) for i in bad[0]) if len(bad) else None
 
 
-def _in_data(u: int, batch: Batch) -> Trace | None:
+def _in_data(u: int, batch: Batch, dtype: Any) -> Trace | None:
+    """A number of the batch that is not finite, or an input that is not in the dtype of the model."""
     for name, values in zip(Batch._fields, batch, strict=True):
-        if (at := _first(values)) is not None:
+        text, at = "", _first(values)
+        if at is None and name == "inputs" and dtype is not None:
+            text, at = f", beyond {dtype}, the dtype of the model", _first(values.astype(dtype))
+        if at is not None:
             row, step, *feature = at
             where = f"row {row}, step {step}" + (f", feature {feature[0]}" if feature else "") + f" of the {name}"
             return Trace(
-                "data", u, f"{where} is {float(values[at])}", row, step, feature[0] if feature else None, index=at
+                "data", u, f"{where} is {float(values[at])}{text}", row, step, feature[0] if feature else None, index=at
             )
     return None
 
@@ -143,8 +179,13 @@ def _in_variables(u: int, state: State) -> Trace | None:
 
 def _of_gradient(g: Any) -> dict[str, Any]:
     """The first parameter whose gradient is not finite, though the gradients of all states are."""
-    path, at = next((path, at) for path, value in _named(g) if (at := _first(value)) is not None)
-    return {"where": f"the sum that makes the gradient of {path}{list(at)} overflows", "parameter": path, "index": at}
+    return _named_first("the sum that makes the gradient of {} overflows", g)
+
+
+def _named_first(text: str, variables: Any) -> dict[str, Any]:
+    """The first variable that is not finite, named in a sentence."""
+    path, at = next((path, at) for path, value in _named(variables) if (at := _first(value)) is not None)
+    return {"where": text.format(f"{path}{list(at)}"), "parameter": path, "index": at}
 
 
 def _named(variables: Any) -> list[tuple[str, Array]]:

@@ -1,0 +1,60 @@
+"""What `jacspec.training.fit` and the probes need of what a user brings: a model, a regularizer, a probe.
+
+A task is a `jacspec.tasks.Task`, made with a `draw` of the user's where none of the package's will do.
+"""
+
+from typing import Any, Protocol
+
+from jax import Array
+
+from jacspec.chain import JacobianChain
+from jacspec.tasks import Batch
+from jacspec.typing import State
+
+
+class Model(Protocol):
+    """What is trained: a `flax.nnx.Module` whose parameters are `nnx.Param`.
+
+    What else it holds, such as running statistics or random streams, is carried from update to update. It is judged after
+    `nnx.Module.eval`. A module that maps single sequences, or takes them in another form, brings ``answers`` of the same
+    signature, which is then called instead.
+    """
+
+    def __call__(self, inputs: Array, /) -> Array:
+        """(batch, T, features) -> (batch, T, outputs), or (batch, outputs) where it answers once, at the end."""
+        ...
+
+
+class ChainModel(Model, Protocol):
+    """What `SpectrumProbe` and `GradientProbe` ask beside: any object, in anyone's loop."""
+
+    def chain(self, inputs: Array, /) -> JacobianChain:
+        """The chain of one example, (T, features) of a task: as a rule `jacspec.jacobian_chain` or `layer_chain`.
+
+        Over depth it ends with the outputs. Keywords ``**options``, if it takes them, are those of these functions.
+        """
+        ...
+
+
+class ReadModel(ChainModel, Protocol):
+    """The same over time, where the outputs are read from the states h_1 ... h_T of the chain."""
+
+    def read(self, h: State, /) -> Array:
+        """h_t -> y_t, (outputs,)."""
+        ...
+
+
+class Regularizer(Protocol):
+    """What is added to the loss."""
+
+    def __call__(self, model: Any, batch: Batch, /) -> Array | float:
+        """A real scalar."""
+        ...
+
+
+class Probe(Protocol):
+    """What is asked of the model at every record."""
+
+    def __call__(self, model: Any, batch: Batch, /) -> dict[str, Any]:
+        """Real arrays or numbers by name, of shapes that do not change."""
+        ...
