@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RANKS: dict[str, float] = {
     **dict.fromkeys(["typing", "_pytree", "_checks", "_files"], 0),
     "operators": 0.5,
+    "_primitives": 0.3,
     "_lapack": 0.7,
     **dict.fromkeys(["activations", "_product", "_claims"], 1),
     **dict.fromkeys(["_steps", "_links"], 1.5),
