@@ -93,9 +93,8 @@ class BatchNorm:
         if self.mode == "eval":
             s = jnp.sqrt(self.variance + self.epsilon)  # type: ignore[arg-type]
             return (h - self.mean) / s, gamma / s
-        c = _operators.centered(h, 0)
-        s = _operators.radius(_operators.rms(c, 0), self.epsilon)
-        return c / s, gamma / s
+        z, s = _operators.standardized(_operators.centered(h, 0), 0, self.epsilon)
+        return z, gamma / s
 
     def _check(self, h):
         if self.mode == "eval":

@@ -54,9 +54,7 @@ class LayerNorm:
         """z (n,) and s."""
         width = next((p.shape[0] for p in (self.scale, self.bias) if p is not None), None)
         _parameters.vector("LayerNorm", h, width)
-        c = _operators.centered(h, 0)
-        s = _operators.radius(_operators.rms(c, 0), self.epsilon)
-        return c / s, s
+        return _operators.standardized(_operators.centered(h, 0), 0, self.epsilon)
 
     def __call__(self, h: Array, x: Any = None) -> Array:
         """gamma z + beta, shape (n,); x is not used."""
