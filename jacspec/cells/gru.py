@@ -170,7 +170,7 @@ class GRU:
         (r, z, n), u = self._parts(h, x)
         opened, closed, slope = value(s, z), complement(s, z), t.derivative(n)
         if self.form == "reset_after":
-            reset = product(closed, slope, u, s.derivative(r))
+            reset = product(u, closed, slope, s.derivative(r))  # what may be large first: nothing underflows early
             update = product(h - t(n), s.derivative(z))
             candidate = product(closed, slope, value(s, r))
             return GatedSum(opened, jnp.stack([reset, update, candidate]), self.W, ("kept", *GATES))

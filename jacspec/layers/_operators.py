@@ -92,15 +92,10 @@ def centered(A: Array, axis: int) -> Array:
     return _centered(A, axis=axis)
 
 
-def standardized(A: Array, axis: int, epsilon: float) -> tuple[Array, Array]:
-    """z = A / s and s, with s^2 = mean(A^2) + epsilon along `axis`; z and its derivative are NaN where s = 0."""
-    z, s = normalized(A, axis, count=A.shape[axis], epsilon=epsilon)
-    return z / defined(s, axis), s
-
-
-def defined(s: Array, axis: int) -> Array:
-    """1 where s > 0, NaN where there is nothing to divide by, with `axis` put back."""
-    return jnp.expand_dims(jnp.where(s == 0, jnp.nan, 1).astype(s.dtype), axis)
+def standardized(A: Array, axis: int, epsilon: float, count: int) -> tuple[Array, Array]:
+    """z = A / s and s, with s^2 = ||A||^2 / count + epsilon along `axis`; z and its derivative are NaN where s = 0."""
+    z, s = normalized(A, axis, count=count, epsilon=epsilon)
+    return z * jnp.expand_dims(jnp.where(s == 0, jnp.nan, 1).astype(s.dtype), axis), s
 
 
 def _projected_norm(square: Array, overlap: Array, rho: Array, n: int) -> Array:

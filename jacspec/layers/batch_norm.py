@@ -93,7 +93,7 @@ class BatchNorm:
         if self.mode == "eval":
             s = jnp.sqrt(self.variance + self.epsilon)  # type: ignore[arg-type]
             return (h - self.mean) / s, gamma / s
-        z, s = _operators.standardized(_operators.centered(h, 0), 0, self.epsilon)
+        z, s = _operators.standardized(_operators.centered(h, 0), 0, self.epsilon, h.shape[0])
         return z, gamma / s
 
     def _check(self, h):

@@ -54,7 +54,7 @@ class LayerNorm:
         """z (n,) and s."""
         width = next((p.shape[0] for p in (self.scale, self.bias) if p is not None), None)
         _parameters.vector("LayerNorm", h, width)
-        return _operators.standardized(_operators.centered(h, 0), 0, self.epsilon)
+        return _operators.standardized(_operators.centered(h, 0), 0, self.epsilon, h.size)
 
     def __call__(self, h: Array, x: Any = None) -> Array:
         """gamma z + beta, shape (n,); x is not used."""

@@ -47,7 +47,7 @@ class RMSNorm:
     def _standardize(self, h):
         """z (n,) and s."""
         _parameters.vector("RMSNorm", h, None if self.scale is None else self.scale.shape[0])
-        return _operators.standardized(h, 0, self.epsilon)
+        return _operators.standardized(h, 0, self.epsilon, h.size)
 
     def __call__(self, h: Array, x: Any = None) -> Array:
         """gamma z, shape (n,); x is not used."""
