@@ -16,6 +16,9 @@ from jacspec._primitives import Primitive
 from jacspec._pytree import pytree, static
 from jacspec.typing import StepJacobian
 
+FEW = 4
+"""Up to so many columns vectors times a matrix are never slower than the product with its transpose."""
+
 
 def matmul(A: Array, B: Array) -> Array:
     """A B at the highest precision of the device."""
@@ -23,9 +26,9 @@ def matmul(A: Array, B: Array) -> Array:
 
 
 def transposed_matmul(A: Array, B: Array) -> Array:
-    """A^T B, (n, m)^T (n, k), at the price of A B: as (B^T A)^T, where XLA would copy A to transpose it on the CPU."""
-    barrier = lax.optimization_barrier  # without them XLA turns the product round again
-    return barrier(matmul(barrier(B.T), A)).T
+    """A^T B for A (n, m) and B (n, k). Few columns go one by one: XLA on the CPU copies A to transpose it for more."""
+    few = 0 < B.shape[1] <= FEW
+    return jnp.stack([matmul(b, A) for b in B.T], axis=1) if few else matmul(A.T, B)
 
 
 def smallest_factor(dtype) -> float:
