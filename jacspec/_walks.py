@@ -93,6 +93,10 @@ def backward(chain: JacobianChain, horizons: tuple[int, ...]) -> Any:
 def _backward_step(carry: Any, J: StepJacobian, t: Array) -> Any:
     graded, B, witness = carry
     scale = jax.lax.stop_gradient(row_norms(J).astype(B.dtype))
+    top = jnp.max(scale, initial=0)
+    scale = scale / jnp.where(
+        top > 0, top, 1
+    )  # sizes beside the largest: a small change of Q must survive the division
     graded = recursion.extend(graded, scale[:, None] * B, t)
     live = scale > 0
     B = J.pull(jnp.where(live[:, None], graded.Q / jnp.where(live, scale, 1)[:, None], 0))

@@ -38,7 +38,7 @@ def smallest_factor(dtype) -> float:
 
 
 @Primitive
-def _normalized(A: Array, *, axis: int, count: int, epsilon: float) -> tuple[Array, Array]:
+def _normalized(A: Array, *, axis: int, count: int, epsilon: float, defined: bool) -> tuple[Array, Array]:
     info, floor = jnp.finfo(A.dtype), math.sqrt(epsilon)
     top = jnp.max(jnp.abs(A), axis=axis, keepdims=True, initial=floor)
     safe = jnp.where(top == 0, 1, jnp.clip(top, info.tiny, 1 / info.tiny))  # their reciprocals are normal numbers
@@ -46,30 +46,34 @@ def _normalized(A: Array, *, axis: int, count: int, epsilon: float) -> tuple[Arr
     square = jnp.sum(A**2, axis=axis, keepdims=True)
     square = square / count + (floor / safe) ** 2 if count != 1 or epsilon else square
     length = jnp.sqrt(square)
-    return jnp.where(square == 0, 0, A / jnp.where(square == 0, 1, length)), jnp.squeeze(length * safe, axis)
+    unit = jnp.where(square == 0, 0 if defined else jnp.nan, A / jnp.where(square == 0, 1, length))
+    return unit, jnp.squeeze(length * safe, axis)
 
 
 @_normalized.defjvp
-def _normalized_jvp(primals, tangents, *, axis, count, epsilon):
+def _normalized_jvp(primals, tangents, *, axis, count, epsilon, defined):
     (A,), (dA,) = primals, tangents
-    U, r = _normalized(A, axis=axis, count=count, epsilon=epsilon)
+    U, r = _normalized(A, axis=axis, count=count, epsilon=epsilon, defined=defined)
     dr = jnp.sum(U * dA, axis=axis) / count
     size, growth = (jnp.expand_dims(part, axis) for part in (r, dr))
-    return (U, r), (jnp.where(size == 0, 0, (dA - U * growth) / jnp.where(size == 0, 1, size)), dr)
+    dU = (dA - U * growth) / jnp.where(size == 0, 1, size)
+    return (U, r), (dU * jnp.where(size == 0, 0 if defined else jnp.nan, 1), dr)
 
 
-def normalized(A: Array, axis: int, *, count: int = 1, epsilon: float = 0.0) -> tuple[Array, Array]:
+def normalized(
+    A: Array, axis: int, *, count: int = 1, epsilon: float = 0.0, defined: bool = False
+) -> tuple[Array, Array]:
     """A / r and r, with r^2 = ||A||^2 / count + epsilon along `axis`, safe from overflow and underflow.
 
     So are their derivatives, dr = (A / r) . dA / count and d(A / r) = (dA - (A / r) dr) / r, where those of A / r by the
-    rule of quotients divide by r^2. Where r is 0 both values and both derivatives are 0.
+    rule of quotients divide by r^2. Where r is 0, A / r and both derivatives are NaN, or 0 if they are to be `defined`.
     """
-    return _normalized(A, axis=axis, count=count, epsilon=epsilon)
+    return _normalized(A, axis=axis, count=count, epsilon=epsilon, defined=defined)
 
 
 def units(A: Array, axis: int = -1) -> tuple[Array, Array]:
     """A / ||A|| along `axis` (zero where A is) and the Euclidean norms; see `normalized`."""
-    return normalized(A, axis)
+    return normalized(A, axis, defined=True)
 
 
 def norms(A: Array, axis: int = -1) -> Array:

@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 
 from jacspec._primitives import Primitive
 from jacspec._pytree import pytree, static
-from jacspec.operators import Matrix, matmul, normalized, norms, transposed_matmul
+from jacspec.operators import Matrix, matmul, norms, transposed_matmul
 
 
 def call(layer: Any, h: Array, x: Any = None) -> Array:
@@ -90,12 +90,6 @@ def _centered_jvp(primals, tangents, *, axis):
 def centered(A: Array, axis: int) -> Array:
     """A minus its mean along `axis`; the first entry goes first, so that a constant gives exact zeros."""
     return _centered(A, axis=axis)
-
-
-def standardized(A: Array, axis: int, epsilon: float, count: int) -> tuple[Array, Array]:
-    """z = A / s and s, with s^2 = ||A||^2 / count + epsilon along `axis`; z and its derivative are NaN where s = 0."""
-    z, s = normalized(A, axis, count=count, epsilon=epsilon)
-    return z * jnp.expand_dims(jnp.where(s == 0, jnp.nan, 1).astype(s.dtype), axis), s
 
 
 def _projected_norm(square: Array, overlap: Array, rho: Array, n: int) -> Array:

@@ -19,7 +19,7 @@ from jacspec import _checks
 from jacspec._pytree import pytree, static
 from jacspec.layers import _operators, _parameters
 from jacspec.layers._operators import Standardized
-from jacspec.operators import Diagonal
+from jacspec.operators import Diagonal, normalized
 
 
 @pytree
@@ -93,7 +93,7 @@ class BatchNorm:
         if self.mode == "eval":
             s = jnp.sqrt(self.variance + self.epsilon)  # type: ignore[arg-type]
             return (h - self.mean) / s, gamma / s
-        z, s = _operators.standardized(_operators.centered(h, 0), 0, self.epsilon, h.shape[0])
+        z, s = normalized(_operators.centered(h, 0), 0, count=h.shape[0], epsilon=self.epsilon)
         return z, gamma / s
 
     def _check(self, h):
