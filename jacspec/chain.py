@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from jacspec import _checks, _links, _steps
+from jacspec import _checks, _links, _precision, _steps
 from jacspec._links import Along, Listed, Shared, Stored, first_nonfinite, first_nonfinite_of, of_operators
 from jacspec._pytree import pytree
 from jacspec.operators import Linearized, Matrix, units
@@ -179,6 +179,7 @@ class JacobianChain:
         for shape in [J.shape for J in Js] if isinstance(Js, list) else [Js.shape[1:]]:
             if 0 in shape:
                 raise ValueError(_checks.message(name, "jacobians", "is empty", f"shape {shape}", "n >= 1"))
+        (Js,) = _precision.widened(name, jacobians=Js)
         if check:
             _checks.finite(name, "jacobians", Js)
         if isinstance(Js, list) or Js.shape[1] != Js.shape[2]:
@@ -207,6 +208,7 @@ class JacobianChain:
             raise ValueError(_checks.message(name, "W", "is empty", f"shape {W.shape}", "n >= 1"))
         if d.shape[1] != W.shape[0]:
             raise ValueError(_checks.message(name, "d", "does not fit W", f"shape {d.shape}", f"(T, {W.shape[0]})"))
+        d, W = _precision.widened(name, d=d, W=W)
         if check:
             _checks.finite(name, "d", d)
             _checks.finite(name, "W", W)
@@ -236,7 +238,8 @@ def jacobian_chain(
 
     Args:
         step: any callable (h, x) -> h. With a method ``jacobian(h, x)`` (every `jacspec.cells`) it is analytic.
-        h0: first state, a pytree of floating arrays. It takes the dtype that the step returns.
+        h0: first state, a pytree of floating arrays. It takes the dtype that the step returns. Whatever is in half
+            precision (parameters, state, drivers) is computed in float32 from its rounded numbers, and a warning says so.
         xs: drivers, a pytree with leading axis T, or None with `length`: the step then receives x = None.
         length: T.
         jacobian: ``"auto"`` (analytic where the step brings it), ``"analytic"`` or ``"autodiff"``.
@@ -271,6 +274,7 @@ def jacobian_chain(
         for argument, tree in (("step", step), ("h0", h0), ("xs", xs)):
             _checks.finite(name, argument, tree)
 
+    step, h0, xs = _precision.widened(name, step=step, h0=h0, xs=xs)
     x0 = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
     h0 = _steps.settle(name, step, h0, x0)
     program = _steps.as_pytree(step, jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), h0), x0)
@@ -323,13 +327,15 @@ def layer_chain(layers: Sequence[Callable], x: State, *, jacobian: str = "auto",
     h = _steps.checked_state(name, "x", x)
     if check:
         _checks.finite(name, "x", h)
+    layers, h = _precision.widened(name, layers=list(layers), x=h)
     programs = _steps.checked_layers(name, layers, h, jacobian == "analytic", check)
     given = (_links.layers_nonfinite(programs),) if check else ()
     states, operators = [h], []
-    for layer in layers:
+    for i, layer in enumerate(layers):
         analytic = jacobian != "autodiff" and hasattr(layer, "jacobian")
         operators.append(layer.jacobian(h) if analytic else Matrix(Linearized(_steps.Layer(layer), h, None).dense()))
         h = layer(h)
+        _precision.warn_if_narrow(name, f"layers[{i}]", h)
         states.append(h)
     widths = tuple(_steps.size(h) for h in states)
     return _with_flag(of_operators(operators, states, widths), first_nonfinite_of(states), *given, warn=check)

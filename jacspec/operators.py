@@ -32,9 +32,13 @@ def transposed_matmul(A: Array, B: Array) -> Array:
 
 
 def smallest_factor(dtype) -> float:
-    """tiny / eps, the smallest number that survives a product: factors of a Jacobian that are not zero stop there."""
+    """tiny / eps, the smallest number that survives a product: factors of a Jacobian that are not zero stop there.
+
+    In float16, whose range leaves no such room, tiny.
+    """
     info = jnp.finfo(dtype)
-    return float(info.tiny) / float(info.eps)
+    least = float(info.tiny) / float(info.eps)
+    return least if least < float(info.eps) else float(info.tiny)
 
 
 @Primitive

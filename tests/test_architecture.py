@@ -16,7 +16,7 @@ RANKS: dict[str, float] = {
     "_primitives": 0.3,
     "_lapack": 0.7,
     **dict.fromkeys(["activations", "_product", "_claims"], 1),
-    **dict.fromkeys(["_steps", "_links"], 1.5),
+    **dict.fromkeys(["_steps", "_links", "_precision"], 1.5),
     **dict.fromkeys(["chain", "cells", "layers", "theory"], 2),
     **dict.fromkeys(["_leading", "_walks", "_overlays"], 2.5),
     **dict.fromkeys(["parameter_gradients", "compose"], 3.5),
@@ -28,6 +28,7 @@ RANKS: dict[str, float] = {
     "__main__": 6.5,
 }
 CORE = {"typing", "_pytree", "_checks", "operators", "_lapack", "activations", "_product", "_steps", "_links", "chain"}
+CORE |= {"_primitives", "_precision"}
 CORE |= {"cells", "layers", "_leading", "_walks", "compose", "spectrum", "lyapunov", "gradients", "parameter_gradients"}
 LONGEST = 350
 RUNNER = ("figures/__main__.py", "figures/_drawing.py")
