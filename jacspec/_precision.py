@@ -31,7 +31,7 @@ def warn_if_narrow(function: str, argument: str, state: Any) -> None:
     narrow = [leaf.dtype.name for leaf in jax.tree.leaves(state) if _is_narrow(leaf)]
     if narrow:
         text = f"casts its state to {narrow[0]}: it and its Jacobian are rounded there"
-        warnings.warn(_checks.message(function, argument, text), stacklevel=3)
+        warnings.warn(_checks.message(function, argument, text), stacklevel=4)
 
 
 def _is_narrow(leaf: Any) -> bool:

@@ -209,9 +209,8 @@ class JacobianChain:
         if d.shape[1] != W.shape[0]:
             raise ValueError(_checks.message(name, "d", "does not fit W", f"shape {d.shape}", f"(T, {W.shape[0]})"))
         d, W = _precision.widened(name, d=d, W=W)
-        if check:
-            _checks.finite(name, "d", d)
-            _checks.finite(name, "W", W)
+        for argument, value in (("d", d), ("W", W)) if check else ():
+            _checks.finite(name, argument, value)
         return _with_matrices(Shared(d, W))
 
 
@@ -238,8 +237,7 @@ def jacobian_chain(
 
     Args:
         step: any callable (h, x) -> h. With a method ``jacobian(h, x)`` (every `jacspec.cells`) it is analytic.
-        h0: first state, a pytree of floating arrays. It takes the dtype that the step returns. Whatever is in half
-            precision (parameters, state, drivers) is computed in float32 from its rounded numbers, and a warning says so.
+        h0: first state, a pytree of floating arrays. It takes the dtype that the step returns; half becomes float32.
         xs: drivers, a pytree with leading axis T, or None with `length`: the step then receives x = None.
         length: T.
         jacobian: ``"auto"`` (analytic where the step brings it), ``"analytic"`` or ``"autodiff"``.
@@ -270,9 +268,8 @@ def jacobian_chain(
     h0 = _steps.checked_state(name, "h0", h0)
     xs, T = _steps.checked_drivers(name, xs, length)
     _checks.function(name, "step", step, "step(h, x) -> h")
-    if check:
-        for argument, tree in (("step", step), ("h0", h0), ("xs", xs)):
-            _checks.finite(name, argument, tree)
+    for argument, tree in (("step", step), ("h0", h0), ("xs", xs)) if check else ():
+        _checks.finite(name, argument, tree)
 
     step, h0, xs = _precision.widened(name, step=step, h0=h0, xs=xs)
     x0 = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
@@ -284,9 +281,8 @@ def jacobian_chain(
     analytic = jacobian != "autodiff" and hasattr(step, "jacobian")
     if jacobian == "analytic" and not analytic:
         hint = "Give the step a method jacobian(h, x), or use jacobian='auto'."
-        raise ValueError(
-            _checks.message(name, "jacobian", "is not there", type(step).__name__, "an analytic step", hint)
-        )
+        got = type(step).__name__
+        raise ValueError(_checks.message(name, "jacobian", "is not there", got, "an analytic step", hint))
 
     given = (_links.given_nonfinite(program, xs),) if check else ()
     before, last = _steps.run_jitted(program, h0, xs, T)
@@ -331,11 +327,10 @@ def layer_chain(layers: Sequence[Callable], x: State, *, jacobian: str = "auto",
     programs = _steps.checked_layers(name, layers, h, jacobian == "analytic", check)
     given = (_links.layers_nonfinite(programs),) if check else ()
     states, operators = [h], []
-    for i, layer in enumerate(layers):
+    for layer in layers:
         analytic = jacobian != "autodiff" and hasattr(layer, "jacobian")
         operators.append(layer.jacobian(h) if analytic else Matrix(Linearized(_steps.Layer(layer), h, None).dense()))
         h = layer(h)
-        _precision.warn_if_narrow(name, f"layers[{i}]", h)
         states.append(h)
     widths = tuple(_steps.size(h) for h in states)
     return _with_flag(of_operators(operators, states, widths), first_nonfinite_of(states), *given, warn=check)
@@ -345,8 +340,7 @@ def _with_flag(links: Any, *bad: Array, warn: bool) -> JacobianChain:
     """The chain with the index of its first state, driver or parameter that is not finite."""
     first = _links.earliest(*bad)
     if warn and _checks.is_concrete(first) and first >= 0:
-        text = f"jacspec: the state is not finite at step {int(first)}; what depends on it is NaN"
-        warnings.warn(text, stacklevel=3)
+        warnings.warn(f"jacspec: the state is not finite at step {first}; what depends on it is NaN", stacklevel=3)
     return JacobianChain(links, first)
 
 

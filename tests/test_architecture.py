@@ -13,10 +13,10 @@ ROOT = Path(__file__).resolve().parent.parent
 RANKS: dict[str, float] = {
     **dict.fromkeys(["typing", "_pytree", "_checks", "_files"], 0),
     "operators": 0.5,
-    "_primitives": 0.3,
+    **dict.fromkeys(["_primitives", "_precision"], 0.3),
     "_lapack": 0.7,
     **dict.fromkeys(["activations", "_product", "_claims"], 1),
-    **dict.fromkeys(["_steps", "_links", "_precision"], 1.5),
+    **dict.fromkeys(["_steps", "_links"], 1.5),
     **dict.fromkeys(["chain", "cells", "layers", "theory"], 2),
     **dict.fromkeys(["_leading", "_walks", "_overlays"], 2.5),
     **dict.fromkeys(["parameter_gradients", "compose"], 3.5),
