@@ -48,7 +48,7 @@ class Primitive:
 
     def __init__(self, f: Callable, over: Callable[[Callable, Axes], Callable] = jax.vmap):
         self.f, self.over, self.rule = f, over, None
-        functools.update_wrapper(self, f)
+        self.__name__, self.__doc__ = f.__name__, f.__doc__
         self._program = jax.jit(self._run, static_argnames=("axes", "keywords"))
         self.primitive = core.Primitive(self.__name__)
         self.primitive.multiple_results = True

@@ -141,7 +141,7 @@ class JacobianChain:
         return (V, log) if flat.ndim == 2 else (V[:, 0], log[0])
 
     @staticmethod
-    def from_matrices(Js: Array | Sequence[Array], *, check: bool = True) -> "JacobianChain":
+    def from_matrices(Js: Any, *, check: bool = True) -> "JacobianChain":
         """The chain of given step Jacobians.
 
         Args:

@@ -24,7 +24,8 @@ def qr(A: Array) -> tuple[Array, Array]:
     the leading k x k block, W = L - L^T and L the strictly lower part of Q^T dA R1^-1. A dead column
     (R_ii zero or noise) moves nothing: the direction of Q that belongs to it is arbitrary, so its tangent is zero.
     """
-    return tuple(jnp.linalg.qr(A))
+    Q, R = jnp.linalg.qr(A)
+    return Q, R
 
 
 @qr.defjvp
