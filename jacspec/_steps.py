@@ -15,7 +15,7 @@ from jax import Array, lax
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.flatten_util import ravel_pytree
 
-from jacspec import _checks
+from jacspec import _checks, _precision
 from jacspec._pytree import pytree, static
 from jacspec.typing import Driver, State, Step
 
@@ -97,6 +97,7 @@ def checked_layers(function: str, layers: Sequence[Callable], h: State, analytic
         if not leaves or not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves):
             got = f"dtypes {[str(leaf.dtype) for leaf in leaves]}"
             raise TypeError(_checks.message(function, name, "must return a floating state", got, "layer(h) -> h"))
+        _precision.warn_if_narrow(function, name, out)
         if check:
             _checks.finite(function, name, programs[-1])
             _checks.finite(function, f"{name}.captured", nested_constants(programs[-1]))

@@ -18,6 +18,7 @@ from jax import Array
 from jax.scipy.special import ndtr
 
 from jacspec import _checks
+from jacspec._primitives import Primitive
 from jacspec.operators import smallest_factor
 
 LEAKY_SLOPE = 0.01
@@ -57,6 +58,8 @@ class Activation:
     def log_derivative(self, a: Array) -> tuple[Array, Array]:
         """(log abs f'(a) in nats, sign of f'(a)); -inf and 0 at a structural zero, NaN where a is not finite."""
         log = jnp.where(jnp.isfinite(a), self.log_slope(a), jnp.nan)
+        if not self.structural_zeros:  # below the range of the dtype, and no zero
+            log = jnp.where(log == -jnp.inf, jnp.finfo(log.dtype).min, log)
         return log, jnp.where(log == -jnp.inf, 0, jnp.sign(self.derivative(a)))
 
 
@@ -80,22 +83,36 @@ def _without_false_zeros(d, a, structural_zeros):
     return jnp.where(jnp.isfinite(a), d, jnp.nan)
 
 
-@jax.jit
-def _sech2(a):
+def _with_slope(function: Callable, slope: Callable) -> Primitive:
+    """The function with f' = slope, both of one array."""
+    f = Primitive(function)
+    f.defjvp(lambda primals, tangents: (f(*primals), slope(*primals) * tangents[0]))
+    return f
+
+
+def _smooth_sech2(a):
     e = jnp.exp(-2 * jnp.abs(a))
     return 4 * e / (1 + e) ** 2
 
 
-def _log_sech2(a):
+def _even_log_sech2(a):
     return 2 * (math.log(2) - jnp.abs(a) - jnp.log1p(jnp.exp(-2 * jnp.abs(a))))
 
 
+# Written with abs(a) for accuracy, which has no second derivative at 0, or as 1 - y^2, which a saturated unit rounds to 0.
+_tanh = _with_slope(jnp.tanh, lambda a: _sech2(a))
+_sech2 = _with_slope(_smooth_sech2, lambda a: -2 * _tanh(a) * _sech2(a))
+_log_sech2 = _with_slope(_even_log_sech2, lambda a: -2 * _tanh(a))
+_logistic = _with_slope(jax.nn.sigmoid, lambda a: _logistic_slope(a))
+_softplus = _with_slope(jax.nn.softplus, _logistic)
+
+
 def _logistic_slope(a):
-    return jax.nn.sigmoid(a) * jax.nn.sigmoid(-a)
+    return _sech2(a / 2) / 4
 
 
 def _log_logistic_slope(a):
-    return -jnp.abs(a) - 2 * jnp.log1p(jnp.exp(-jnp.abs(a)))
+    return _log_sech2(a / 2) - 2 * math.log(2)
 
 
 def _gaussian(a):
@@ -104,15 +121,20 @@ def _gaussian(a):
 
 def _gelu_bracket(left):
     """(Phi + a phi) / phi for a <= 0, without underflow; below -5 Phi / phi is Laplace's continued fraction."""
-    x = jnp.maximum(-left, 5.0)
+    x = jnp.where(left < -5, -left, 5)
     far = x
     for k in range(20, 0, -1):
         far = x + k / far
-    near = jnp.maximum(left, -5.0)
+    near = jnp.where(left < -5, -5, left)
     return left + jnp.where(left < -5, 1 / far, ndtr(near) / _gaussian(near))
 
 
-@jax.jit
+def _gelu_curvature(a):
+    a = jnp.clip(a, -40, 40)  # the Gaussian is 0 there, and the square within range
+    return _gaussian(a) * (2 - a * a)
+
+
+@functools.partial(_with_slope, slope=_gelu_curvature)
 def _gelu_slope(a):
     finite = jnp.where(jnp.isinf(a), 0, a)
     low = _gaussian(a) * _gelu_bracket(jnp.minimum(finite, 0.0))  # underflows to -0: the sign stays
@@ -120,13 +142,13 @@ def _gelu_slope(a):
 
 
 def _log_gelu_slope(a):
-    left = jnp.minimum(a, 0.0)
+    left = jnp.where(a < 0, a, 0)
     low = -0.5 * left * left - _HALF_LOG_2PI + jnp.log(jnp.abs(_gelu_bracket(left)))
-    return jnp.where(a < 0, low, jnp.log(_gelu_slope(jnp.abs(a))))
+    return jnp.where(a < 0, low, jnp.log(_gelu_slope(jnp.where(a < 0, 0, a))))
 
 
 def _swish_bracket(a):
-    return 1 + jnp.where(jnp.isinf(a), 0, a) * jax.nn.sigmoid(-a)
+    return 1 + jnp.where(jnp.isinf(a), 0, a) * _logistic(-a)
 
 
 def _step(low, high, inside):
@@ -146,16 +168,21 @@ def _exponential_unit(scale, alpha):
     """f' and log f' of scale * (a if a > 0 else alpha (e^a - 1))."""
 
     def slope(a):
-        return jnp.where(a > 0, scale, scale * alpha * jnp.exp(jnp.minimum(a, 0)))
+        return jnp.where(a > 0, scale, scale * alpha * jnp.exp(jnp.where(a > 0, 0, a)))
 
     def log_slope(a):
-        return jnp.where(a > 0, math.log(scale), math.log(scale * alpha) + jnp.minimum(a, 0))
+        return jnp.where(a > 0, math.log(scale), math.log(scale * alpha) + jnp.where(a > 0, 0, a))
 
     return slope, log_slope
 
 
+def _keeps_slope(entry: Activation) -> Activation:
+    """The entry with a function whose derivative is `Activation.derivative` in every nesting."""
+    return dataclasses.replace(entry, function=_with_slope(entry.function, entry.derivative))
+
+
 TABLE: dict[str, Activation] = {
-    entry.name: entry
+    entry.name: _keeps_slope(entry)
     for entry in (
         Activation("linear", lambda a: a, jnp.ones_like, jnp.zeros_like),
         Activation("tanh", jnp.tanh, _sech2, _log_sech2),
@@ -168,10 +195,10 @@ TABLE: dict[str, Activation] = {
         Activation(
             "swish",
             jax.nn.silu,
-            lambda a: jax.nn.sigmoid(a) * _swish_bracket(a),
-            lambda a: -jax.nn.softplus(-a) + jnp.log(jnp.abs(_swish_bracket(a))),
+            lambda a: _logistic(a) * _swish_bracket(a),
+            lambda a: -_softplus(-a) + jnp.log(jnp.abs(_swish_bracket(a))),
         ),
-        Activation("softplus", jax.nn.softplus, jax.nn.sigmoid, lambda a: -jax.nn.softplus(-a)),
+        Activation("softplus", jax.nn.softplus, _logistic, lambda a: -_softplus(-a)),
         Activation("hard_tanh", jax.nn.hard_tanh, _inside_one, _log_of(_inside_one), True, (-1.0, 1.0)),
         Activation(
             "erf",

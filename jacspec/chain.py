@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from jacspec import _checks, _links, _steps
+from jacspec import _checks, _links, _precision, _steps
 from jacspec._links import Along, Listed, Shared, Stored, first_nonfinite, first_nonfinite_of, of_operators
 from jacspec._pytree import pytree
 from jacspec.operators import Linearized, Matrix, units
@@ -141,7 +141,7 @@ class JacobianChain:
         return (V, log) if flat.ndim == 2 else (V[:, 0], log[0])
 
     @staticmethod
-    def from_matrices(Js: Array | Sequence[Array], *, check: bool = True) -> "JacobianChain":
+    def from_matrices(Js: Any, *, check: bool = True) -> "JacobianChain":
         """The chain of given step Jacobians.
 
         Args:
@@ -179,6 +179,7 @@ class JacobianChain:
         for shape in [J.shape for J in Js] if isinstance(Js, list) else [Js.shape[1:]]:
             if 0 in shape:
                 raise ValueError(_checks.message(name, "jacobians", "is empty", f"shape {shape}", "n >= 1"))
+        (Js,) = _precision.widened(name, jacobians=Js)
         if check:
             _checks.finite(name, "jacobians", Js)
         if isinstance(Js, list) or Js.shape[1] != Js.shape[2]:
@@ -207,9 +208,9 @@ class JacobianChain:
             raise ValueError(_checks.message(name, "W", "is empty", f"shape {W.shape}", "n >= 1"))
         if d.shape[1] != W.shape[0]:
             raise ValueError(_checks.message(name, "d", "does not fit W", f"shape {d.shape}", f"(T, {W.shape[0]})"))
-        if check:
-            _checks.finite(name, "d", d)
-            _checks.finite(name, "W", W)
+        d, W = _precision.widened(name, d=d, W=W)
+        for argument, value in (("d", d), ("W", W)) if check else ():
+            _checks.finite(name, argument, value)
         return _with_matrices(Shared(d, W))
 
 
@@ -236,7 +237,7 @@ def jacobian_chain(
 
     Args:
         step: any callable (h, x) -> h. With a method ``jacobian(h, x)`` (every `jacspec.cells`) it is analytic.
-        h0: first state, a pytree of floating arrays. It takes the dtype that the step returns.
+        h0: first state, a pytree of floating arrays. It takes the dtype that the step returns; half becomes float32.
         xs: drivers, a pytree with leading axis T, or None with `length`: the step then receives x = None.
         length: T.
         jacobian: ``"auto"`` (analytic where the step brings it), ``"analytic"`` or ``"autodiff"``.
@@ -267,10 +268,10 @@ def jacobian_chain(
     h0 = _steps.checked_state(name, "h0", h0)
     xs, T = _steps.checked_drivers(name, xs, length)
     _checks.function(name, "step", step, "step(h, x) -> h")
-    if check:
-        for argument, tree in (("step", step), ("h0", h0), ("xs", xs)):
-            _checks.finite(name, argument, tree)
+    for argument, tree in (("step", step), ("h0", h0), ("xs", xs)) if check else ():
+        _checks.finite(name, argument, tree)
 
+    step, h0, xs = _precision.widened(name, step=step, h0=h0, xs=xs)
     x0 = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
     h0 = _steps.settle(name, step, h0, x0)
     program = _steps.as_pytree(step, jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), h0), x0)
@@ -280,9 +281,8 @@ def jacobian_chain(
     analytic = jacobian != "autodiff" and hasattr(step, "jacobian")
     if jacobian == "analytic" and not analytic:
         hint = "Give the step a method jacobian(h, x), or use jacobian='auto'."
-        raise ValueError(
-            _checks.message(name, "jacobian", "is not there", type(step).__name__, "an analytic step", hint)
-        )
+        got = type(step).__name__
+        raise ValueError(_checks.message(name, "jacobian", "is not there", got, "an analytic step", hint))
 
     given = (_links.given_nonfinite(program, xs),) if check else ()
     before, last = _steps.run_jitted(program, h0, xs, T)
@@ -323,6 +323,7 @@ def layer_chain(layers: Sequence[Callable], x: State, *, jacobian: str = "auto",
     h = _steps.checked_state(name, "x", x)
     if check:
         _checks.finite(name, "x", h)
+    layers, h = _precision.widened(name, layers=list(layers), x=h)
     programs = _steps.checked_layers(name, layers, h, jacobian == "analytic", check)
     given = (_links.layers_nonfinite(programs),) if check else ()
     states, operators = [h], []
@@ -339,8 +340,7 @@ def _with_flag(links: Any, *bad: Array, warn: bool) -> JacobianChain:
     """The chain with the index of its first state, driver or parameter that is not finite."""
     first = _links.earliest(*bad)
     if warn and _checks.is_concrete(first) and first >= 0:
-        text = f"jacspec: the state is not finite at step {int(first)}; what depends on it is NaN"
-        warnings.warn(text, stacklevel=3)
+        warnings.warn(f"jacspec: the state is not finite at step {first}; what depends on it is NaN", stacklevel=3)
     return JacobianChain(links, first)
 
 

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jacspec import _checks, _lapack
+from jacspec import _checks
+from jacspec._product.orthogonal import qr
 from jacspec.theory.critical import CriticalScales as CriticalScales
 from jacspec.theory.critical import critical as critical
 
@@ -50,7 +51,7 @@ def orthogonal(key: Array, shape: int | tuple[int, int], dtype: Any, *, gain: fl
     gain, draw = _gain(name, gain), _dtype(name, dtype)
     count = 1 if gates is None else _checks.integer(name, "gates", gates, 1)
     tall = (max(out, fan_in), min(out, fan_in))
-    Q, R = jax.vmap(_lapack.qr)(jax.random.normal(_key(name, key), (count, *tall), draw))
+    Q, R = jax.vmap(qr)(jax.random.normal(_key(name, key), (count, *tall), draw))
     Q = Q * jnp.where(jnp.diagonal(R, axis1=-2, axis2=-1) < 0, -1, 1)[:, None, :]
     Q = Q if out >= fan_in else Q.mT
     return (gain * (Q[0] if gates is None else Q)).astype(dtype)

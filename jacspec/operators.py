@@ -4,7 +4,7 @@ A large scale difference belongs on the left, row by row: diag(d) W is pushed as
 Every matrix product asks for the highest precision; TF32 would ruin a spectrum.
 """
 
-import functools
+import math
 from typing import Any
 
 import jax
@@ -12,8 +12,12 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 
+from jacspec._primitives import Primitive
 from jacspec._pytree import pytree, static
 from jacspec.typing import StepJacobian
+
+FEW = 4
+"""Up to so many columns vectors times a matrix are never slower than the product with its transpose."""
 
 
 def matmul(A: Array, B: Array) -> Array:
@@ -21,26 +25,59 @@ def matmul(A: Array, B: Array) -> Array:
     return jnp.matmul(A, B, precision=lax.Precision.HIGHEST)
 
 
+def transposed_matmul(A: Array, B: Array) -> Array:
+    """A^T B for A (n, m) and B (n, k). Few columns go one by one: XLA on the CPU copies A to transpose it for more."""
+    few = 0 < B.shape[1] <= FEW
+    return jnp.stack([matmul(b, A) for b in B.T], axis=1) if few else matmul(A.T, B)
+
+
 def smallest_factor(dtype) -> float:
-    """tiny / eps, the smallest number that survives a product: factors of a Jacobian that are not zero stop there."""
-    info = jnp.finfo(dtype)
-    return float(info.tiny) / float(info.eps)
+    """tiny / eps, the smallest number that survives a product: factors of a Jacobian that are not zero stop there.
 
-
-@functools.partial(jax.jit, static_argnames="axis")
-def units(A: Array, axis: int = -1) -> tuple[Array, Array]:
-    """A / ||A|| along `axis` (zero where A is) and the Euclidean norms, safe from overflow and underflow.
-
-    So are their derivatives, where those of A / norms(A) would divide by the square of the norm. They are 0 at zero.
+    In float16, whose range leaves no such room, tiny.
     """
-    info = jnp.finfo(A.dtype)
-    top = lax.stop_gradient(jnp.max(jnp.abs(A), axis=axis, keepdims=True, initial=0))
+    info = jnp.finfo(dtype)
+    least = float(info.tiny) / float(info.eps)
+    return least if least < float(info.eps) else float(info.tiny)
+
+
+@Primitive
+def _normalized(A: Array, *, axis: int, count: int, epsilon: float, defined: bool) -> tuple[Array, Array]:
+    info, floor = jnp.finfo(A.dtype), math.sqrt(epsilon)
+    top = jnp.max(jnp.abs(A), axis=axis, keepdims=True, initial=floor)
     safe = jnp.where(top == 0, 1, jnp.clip(top, info.tiny, 1 / info.tiny))  # their reciprocals are normal numbers
     A = A / safe
     square = jnp.sum(A**2, axis=axis, keepdims=True)
-    live = square > 0
-    length = jnp.sqrt(jnp.where(live, square, 1))
-    return jnp.where(square == 0, 0, A / length), jnp.squeeze(jnp.where(live, length, square) * safe, axis)
+    square = square / count + (floor / safe) ** 2 if count != 1 or epsilon else square
+    length = jnp.sqrt(square)
+    unit = jnp.where(square == 0, 0 if defined else jnp.nan, A / jnp.where(square == 0, 1, length))
+    return unit, jnp.squeeze(length * safe, axis)
+
+
+@_normalized.defjvp
+def _normalized_jvp(primals, tangents, *, axis, count, epsilon, defined):
+    (A,), (dA,) = primals, tangents
+    U, r = _normalized(A, axis=axis, count=count, epsilon=epsilon, defined=defined)
+    dr = jnp.sum(U * dA, axis=axis) / count
+    size, growth = (jnp.expand_dims(part, axis) for part in (r, dr))
+    dU = (dA - U * growth) / jnp.where(size == 0, 1, size)
+    return (U, r), (dU * jnp.where(size == 0, 0 if defined else jnp.nan, 1), dr)
+
+
+def normalized(
+    A: Array, axis: int, *, count: int = 1, epsilon: float = 0.0, defined: bool = False
+) -> tuple[Array, Array]:
+    """A / r and r, with r^2 = ||A||^2 / count + epsilon along `axis`, safe from overflow and underflow.
+
+    So are their derivatives, dr = (A / r) . dA / count and d(A / r) = (dA - (A / r) dr) / r, where those of A / r by the
+    rule of quotients divide by r^2. Where r is 0, A / r and both derivatives are NaN, or 0 if they are to be `defined`.
+    """
+    return _normalized(A, axis=axis, count=count, epsilon=epsilon, defined=defined)
+
+
+def units(A: Array, axis: int = -1) -> tuple[Array, Array]:
+    """A / ||A|| along `axis` (zero where A is) and the Euclidean norms; see `normalized`."""
+    return normalized(A, axis, defined=True)
 
 
 def norms(A: Array, axis: int = -1) -> Array:
@@ -71,7 +108,7 @@ class Matrix:
 
     def pull(self, U: Array) -> Array:
         """J^T U."""
-        return matmul(self.matrix.T, U)
+        return transposed_matmul(self.matrix, U)
 
     def dense(self) -> Array:
         """J."""
@@ -139,7 +176,7 @@ class Scaled:
 
     def pull(self, U: Array) -> Array:
         """W^T (d * U)."""
-        return matmul(self.W.T, self.d[:, None] * U)
+        return transposed_matmul(self.W, self.d[:, None] * U)
 
     def dense(self) -> Array:
         """diag(d) W."""
@@ -183,7 +220,7 @@ class GatedSum:
         """carry * U + sum_k W_k^T (gains_k * U)."""
         count, n, _ = self.weights.shape
         parts = (self.gains[:, :, None] * U).reshape(count * n, -1)
-        return self.carry[:, None] * U + matmul(self.weights.reshape(count * n, n).T, parts)
+        return self.carry[:, None] * U + transposed_matmul(self.weights.reshape(count * n, n), parts)
 
     def dense(self) -> Array:
         """The sum, as an (n, n) array."""

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jacspec import _checks, _steps
+from jacspec import _checks, _precision, _steps
 from jacspec._links import Along
 from jacspec._pytree import pytree
 from jacspec.chain import jacobian_chain, layer_chain, rescale
@@ -221,6 +221,7 @@ def _layer_gradients(
 ) -> ParameterGradients:
     if not layers:
         raise ValueError(_checks.message(name, "step", "is an empty list of layers", expected="one layer or more"))
+    layers, x = _precision.widened(name, step=list(layers), h0=x)
     unchecked: dict[str, Any] = options | {"check": False}
     shapes = jax.eval_shape(lambda: layer_chain(layers, x, **unchecked))
     cotangents(name, shapes, cotangent)

@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # The ranks of the design; a half is a helper room between two of them.
 RANKS: dict[str, float] = {
     **dict.fromkeys(["typing", "_pytree", "_checks", "_files", "_origin"], 0),
+    **dict.fromkeys(["_primitives", "_precision"], 0.3),
     **dict.fromkeys(["operators", "_report"], 0.5),
     "_lapack": 0.7,
     **dict.fromkeys(["activations", "_product", "_claims"], 1),
@@ -27,6 +28,7 @@ RANKS: dict[str, float] = {
     "__main__": 6.5,
 }
 CORE = {"typing", "_pytree", "_checks", "_origin", "operators", "_lapack", "activations", "_product", "_steps", "_links", "chain"}
+CORE |= {"_primitives", "_precision"}
 CORE |= {
     "cells",
     "layers",

@@ -29,6 +29,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jacspec import _lapack
+from jacspec._primitives import Primitive
 from jacspec._product.logs import Logs, normalize_rows, relative, scale_columns
 from jacspec._product.orthogonal import row_sorted_qr
 
@@ -64,7 +65,8 @@ def finish(logs: Logs, U: Array) -> Finished:
 
         d log sigma_i = sum_j (M^-1)_ij M_ji dl_j + (M^-1 dU V)_ii,
 
-    in which no difference of singular values is divided by. A second derivative would need those and raises.
+    in which no difference of singular values is divided by. A second derivative would need those: it raises NotImplementedError
+    in every nesting.
 
     Args:
         logs: m log scales in any order; -inf marks a zero row.
@@ -80,21 +82,25 @@ def finish(logs: Logs, U: Array) -> Finished:
     return done._replace(log_singular_values=attached(logs, U, done.log_singular_values, done.right))
 
 
-@jax.custom_jvp
-def attached(logs: Logs, U: Array, values: Array, right: Array) -> Array:  # noqa: ARG001
+def attached(logs: Logs, U: Array, values: Array, right: Array) -> Array:
     """`values` and `right` were computed from `logs` and `U`: the values, with their derivative."""
-    return values
+    return _attached(logs.hi, logs.lo, U, values, right)
 
 
-@attached.defjvp
-def attached_jvp(primals, tangents):
-    logs, U, values, right = primals
-    dlogs, dU, _, _ = tangents
-    logs, U = _once(logs, U)
+@Primitive
+def _attached(hi: Array, lo: Array, U: Array, values: Array, right: Array) -> Array:  # noqa: ARG001
+    return jnp.array(values)
+
+
+@_attached.defjvp
+def _attached_jvp(primals, tangents):
+    hi, lo, U, values, right = primals
+    dhi, dlo, dU, _, _ = tangents
+    hi, lo, U = map(_once, (hi, lo, U))
     # Rows and values of zero scale become rows and columns of the identity. Live ones come first on both sides.
-    order = jnp.argsort(-logs.hi)
-    live, kept = jnp.isfinite(logs.hi[order]), jnp.isfinite(values) & jnp.any(right != 0, axis=0)
-    dl = jnp.where(live, (dlogs.hi + dlogs.lo)[order], 0)
+    order = jnp.argsort(-hi)
+    live, kept = jnp.isfinite(hi[order]), jnp.isfinite(values) & jnp.any(right != 0, axis=0)
+    dl = jnp.where(live, (dhi + dlo)[order], 0)
     dU = jnp.where(live[:, None], dU[order], 0)
     V = jnp.where(kept, right, 0)
     M = jnp.where(live[:, None], matmul(U[order], V), 0)
@@ -111,15 +117,19 @@ def _inverse(M: Array) -> Array:
     return jnp.where(jnp.max(jnp.abs(inverse), initial=0) < eps**-0.75, inverse, damped)
 
 
-@jax.custom_jvp
-def _once(logs: Logs, U: Array):
+@Primitive
+def _once(x: Array) -> Array:
     """The identity, where a derivative has been taken already."""
-    return logs, U
+    return jnp.array(x)
 
 
 @_once.defjvp
 def _once_jvp(primals, tangents):
-    message = "finish: log singular values can be differentiated once, and this is a second derivative"
+    del primals, tangents
+    message = (
+        "jacspec: log singular values have no second derivative here (a Hessian, a gradient of a gradient), only first "
+        "ones. Exponents and gradient norms have all; or take differences of first derivatives."
+    )
     raise NotImplementedError(message)
 
 

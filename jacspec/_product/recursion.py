@@ -40,7 +40,7 @@ from jacspec import _lapack
 from jacspec._product import logs as lg
 from jacspec._product.branch import when
 from jacspec._product.image import Image, given
-from jacspec._product.orthogonal import NOISE, descending, inverse, permuted, rounding, row_sorted_qr, stopped
+from jacspec._product.orthogonal import NOISE, descending, inverse, permuted, qr, rounding, row_sorted_qr, stopped
 from jacspec.operators import matmul, units
 
 COMBINATIONS = 4
@@ -269,7 +269,7 @@ def _turned(state: Graded) -> tuple[Graded, Array, Array]:
     from the left, N^T diag(e^l') = W diag(e^l'') N', so that P = Q W diag(e^l'') N' Z^T.
     """
     k, n = state.U.shape
-    X, Z = (state.U.T, None) if k == n else reversed(_lapack.qr(state.U.T))
+    X, Z = (state.U.T, None) if k == n else reversed(qr(state.U.T))
 
     def side(carry, _):
         X, logs = carry

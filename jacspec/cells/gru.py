@@ -17,7 +17,7 @@ from jacspec._pytree import pytree, static
 from jacspec.activations import Activation
 from jacspec.cells import _parameters
 from jacspec.cells._gates import blend, complement, product, value
-from jacspec.operators import GatedSum, matmul, norms
+from jacspec.operators import GatedSum, matmul, norms, transposed_matmul
 
 GATES = ("reset", "update", "candidate")
 
@@ -53,9 +53,13 @@ class ResetBefore:
     def pull(self, U: Array) -> Array:
         """J^T U by one product with W_n^T and one with (W_r, W_z)^T."""
         n = self.kept.shape[0]
-        inner = matmul(self.weights[2].T, self.candidate[:, None] * U)
+        inner = transposed_matmul(self.weights[2], self.candidate[:, None] * U)
         parts = jnp.concatenate([self.reset[:, None] * inner, self.update[:, None] * U])
-        return self.kept[:, None] * U + self.gate[:, None] * inner + matmul(self.weights[:2].reshape(2 * n, n).T, parts)
+        return (
+            self.kept[:, None] * U
+            + self.gate[:, None] * inner
+            + transposed_matmul(self.weights[:2].reshape(2 * n, n), parts)
+        )
 
     def dense(self) -> Array:
         """J, (n, n)."""
@@ -166,7 +170,7 @@ class GRU:
         (r, z, n), u = self._parts(h, x)
         opened, closed, slope = value(s, z), complement(s, z), t.derivative(n)
         if self.form == "reset_after":
-            reset = product(closed, slope, u, s.derivative(r))
+            reset = product(u, closed, slope, s.derivative(r))  # what may be large first: nothing underflows early
             update = product(h - t(n), s.derivative(z))
             candidate = product(closed, slope, value(s, r))
             return GatedSum(opened, jnp.stack([reset, update, candidate]), self.W, ("kept", *GATES))

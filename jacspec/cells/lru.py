@@ -99,13 +99,21 @@ class LRU:
     @property
     def modulus(self) -> Array:
         """|lambda| = exp(-exp(nu)), shape (n,); it stops short of underflow."""
-        deepest = math.log(-math.log(smallest_factor(self.nu.dtype)))
-        return jnp.exp(-jnp.exp(jnp.minimum(self.nu, deepest)))
+        return jnp.exp(-self._rate)
+
+    @property
+    def _rate(self) -> Array:
+        """-log |lambda| = exp(nu), held where |lambda| is the smallest factor."""
+        return jnp.exp(jnp.minimum(self.nu, math.log(-math.log(smallest_factor(self.nu.dtype)))))
 
     @property
     def normalization(self) -> Array:
         """gamma, or sqrt(1 - |lambda|^2) without cancellation, shape (n,)."""
-        return jnp.sqrt(-jnp.expm1(-2 * jnp.exp(self.nu))) if self.gamma is None else self.gamma
+        if self.gamma is not None:
+            return self.gamma
+        slow = self.nu < math.log(jnp.finfo(self.nu.dtype).tiny)  # there 1 - |lambda|^2 = 2 exp(nu) underflows
+        square = -jnp.expm1(-2 * jnp.where(slow, 1, self._rate))
+        return jnp.where(slow, math.sqrt(2) * jnp.exp(self.nu / 2), jnp.sqrt(square))
 
     def __call__(self, carry: tuple[Array, Array], x: Array | None = None) -> tuple[Array, Array]:
         """The next state (re, im)."""

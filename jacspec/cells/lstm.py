@@ -17,7 +17,7 @@ from jacspec._pytree import pytree, static
 from jacspec.activations import Activation
 from jacspec.cells import _parameters
 from jacspec.cells._gates import product, value
-from jacspec.operators import Diagonal, GatedSum, matmul, norms
+from jacspec.operators import Diagonal, GatedSum, matmul, norms, transposed_matmul
 
 GATES = ("input", "forget", "candidate", "output")
 
@@ -64,7 +64,7 @@ class LSTMJacobian:
         rows = U.reshape(2, n, U.shape[1])
         parts = jnp.sum(gains[..., None] * rows[:, None], axis=0).reshape(4 * n, U.shape[1])
         to_c = jnp.sum(carry[:, :, None] * rows, axis=0)
-        return jnp.concatenate([to_c, matmul(self.weights.reshape(4 * n, n).T, parts)])
+        return jnp.concatenate([to_c, transposed_matmul(self.weights.reshape(4 * n, n), parts)])
 
     def dense(self) -> Array:
         """J, (2n, 2n)."""

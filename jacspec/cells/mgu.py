@@ -97,6 +97,6 @@ class MGU:
         candidate = product(complement(s, f), t.derivative(n))
         forget = product(h - t(n), s.derivative(f))
         if self.reset_gate:
-            forget = forget + product(candidate, u, s.derivative(f))
+            forget = forget + product(u, candidate, s.derivative(f))
             candidate = product(candidate, value(s, f))
         return GatedSum(value(s, f), jnp.stack([forget, candidate]), self.W, ("kept", *GATES))

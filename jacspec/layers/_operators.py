@@ -1,16 +1,16 @@
 """Step Jacobians that only layers have: a diagonal, and projections beside a gain or a weight (see `operators`)."""
 
-import functools
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 
+from jacspec._primitives import Primitive
 from jacspec._pytree import pytree, static
-from jacspec.operators import Matrix, matmul, norms
+from jacspec.operators import Matrix, matmul, norms, transposed_matmul
 
 
 def call(layer: Any, h: Array, x: Any = None) -> Array:
@@ -72,21 +72,24 @@ def jacobian(layer: Any, h: Array, x: Any = None) -> Any:
     return own(h) if x is None else own(h, x)
 
 
-def radius(norm: Array, epsilon: float) -> Array:
-    """sqrt(norm^2 + epsilon), safe from overflow and underflow."""
-    return norm if epsilon == 0 else jnp.hypot(norm, math.sqrt(epsilon))
+@Primitive
+def _centered(A: Array, *, axis: int) -> Array:
+    # halved so often that no sum overflows: exact above 1, and what it costs below is nothing beside an entry above 1
+    halved = jnp.where(jnp.max(jnp.abs(A), axis=axis, keepdims=True) > 1, 0.5 ** (2 * A.shape[axis]).bit_length(), 1)
+    A = A * halved
+    A = A - lax.slice_in_dim(A, 0, 1, axis=axis)
+    return (A - jnp.mean(A, axis=axis, keepdims=True)) / halved
 
 
-@functools.partial(jax.jit, static_argnums=1)
+@_centered.defjvp
+def _centered_jvp(primals, tangents, *, axis):
+    (A,), (dA,) = primals, tangents
+    return _centered(A, axis=axis), dA - jnp.mean(dA, axis=axis, keepdims=True)
+
+
 def centered(A: Array, axis: int) -> Array:
     """A minus its mean along `axis`; the first entry goes first, so that a constant gives exact zeros."""
-    A = A - jax.lax.stop_gradient(jax.lax.slice_in_dim(A, 0, 1, axis=axis))
-    return A - jnp.mean(A, axis=axis, keepdims=True)
-
-
-def rms(A: Array, axis: int) -> Array:
-    """Root mean square along `axis`, safe from overflow and underflow."""
-    return norms(A, axis) / math.sqrt(A.shape[axis])
+    return _centered(A, axis=axis)
 
 
 def _projected_norm(square: Array, overlap: Array, rho: Array, n: int) -> Array:
@@ -171,7 +174,7 @@ class Projected:
 
     def pull(self, U: Array) -> Array:
         """The projection of W^T (slope * gain * U)."""
-        return self._project(matmul(self.weight.T, (self.slope * self.gain)[:, None] * U))
+        return self._project(transposed_matmul(self.weight, (self.slope * self.gain)[:, None] * U))
 
     def dense(self) -> Array:
         """J, (m, n)."""

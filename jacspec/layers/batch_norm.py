@@ -19,7 +19,7 @@ from jacspec import _checks
 from jacspec._pytree import pytree, static
 from jacspec.layers import _operators, _parameters
 from jacspec.layers._operators import Standardized
-from jacspec.operators import Diagonal
+from jacspec.operators import Diagonal, normalized
 
 
 @pytree
@@ -93,9 +93,8 @@ class BatchNorm:
         if self.mode == "eval":
             s = jnp.sqrt(self.variance + self.epsilon)  # type: ignore[arg-type]
             return (h - self.mean) / s, gamma / s
-        c = _operators.centered(h, 0)
-        s = _operators.radius(_operators.rms(c, 0), self.epsilon)
-        return c / s, gamma / s
+        z, s = normalized(_operators.centered(h, 0), 0, count=h.shape[0], epsilon=self.epsilon)
+        return z, gamma / s
 
     def _check(self, h):
         if self.mode == "eval":

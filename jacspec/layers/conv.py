@@ -62,7 +62,7 @@ class ConvJacobian:
 
     def row_norms(self) -> Array:
         """abs(slope) times the norm of the taps inside the state: exact, a bound where the kernel wraps onto itself."""
-        top = jnp.max(jnp.abs(self.kernel))
+        top = lax.stop_gradient(jnp.max(jnp.abs(self.kernel)))
         top = jnp.where((top > 0) & jnp.isfinite(top), top, 1)
         ones = jnp.ones((1, *self.shape), self.kernel.dtype)
         square = convolve(ones, (self.kernel / top) ** 2, self.padding, self.strides)[0]

@@ -16,7 +16,7 @@ from jacspec._pytree import pytree, static
 from jacspec.activations import Activation
 from jacspec.layers import _operators, _parameters
 from jacspec.layers._operators import Projected
-from jacspec.operators import matmul, norms, units
+from jacspec.operators import matmul, normalized, units
 
 
 @pytree
@@ -82,8 +82,7 @@ class CosineNorm:
         _parameters.vector("CosineNorm", h, self.W.shape[-1])
         w, _ = self._unit_rows()
         h = _operators.centered(h, 0) if self.centered else h
-        r = _operators.radius(norms(h), self.epsilon)
-        u = h / r
+        u, r = normalized(h, 0, epsilon=self.epsilon)
         a = matmul(w, u)
         a = a if self.g is None else self.g * a
         return w, u, r, a if self.b is None else a + self.b

@@ -11,6 +11,7 @@ from jax import Array
 from jacspec._pytree import pytree, static
 from jacspec.layers import _operators, _parameters
 from jacspec.layers._operators import Standardized
+from jacspec.operators import normalized
 
 
 @pytree
@@ -54,9 +55,7 @@ class LayerNorm:
         """z (n,) and s."""
         width = next((p.shape[0] for p in (self.scale, self.bias) if p is not None), None)
         _parameters.vector("LayerNorm", h, width)
-        c = _operators.centered(h, 0)
-        s = _operators.radius(_operators.rms(c, 0), self.epsilon)
-        return c / s, s
+        return normalized(_operators.centered(h, 0), 0, count=h.size, epsilon=self.epsilon)
 
     def __call__(self, h: Array, x: Any = None) -> Array:
         """gamma z + beta, shape (n,); x is not used."""

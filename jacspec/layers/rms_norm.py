@@ -9,8 +9,9 @@ from typing import Any
 from jax import Array
 
 from jacspec._pytree import pytree, static
-from jacspec.layers import _operators, _parameters
+from jacspec.layers import _parameters
 from jacspec.layers._operators import Standardized
+from jacspec.operators import normalized
 
 
 @pytree
@@ -47,8 +48,7 @@ class RMSNorm:
     def _standardize(self, h):
         """z (n,) and s."""
         _parameters.vector("RMSNorm", h, None if self.scale is None else self.scale.shape[0])
-        s = _operators.radius(_operators.rms(h, 0), self.epsilon)
-        return h / s, s
+        return normalized(h, 0, count=h.size, epsilon=self.epsilon)
 
     def __call__(self, h: Array, x: Any = None) -> Array:
         """gamma z, shape (n,); x is not used."""

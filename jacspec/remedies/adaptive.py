@@ -57,9 +57,9 @@ def adaptive_clip(
             over = _inputs(G.ndim, axis)
             (u,), size = units_and_norm([G], over)
             _, weight = units_and_norm([W], over)
-            bound = factor * jnp.maximum(weight.value, floor).astype(u.dtype)
+            bound = factor * jnp.where(floor > weight.value, floor, weight.value).astype(u.dtype)
             hit = size.reaches(bound) & size.finite
-            brought = u * (bound / jnp.where(size.root > 0, size.root, 1))
+            brought = u * (jnp.where(hit, bound, 1) / jnp.where(size.root > 0, size.root, 1))
             new.append(select(hit, size.finite, brought, G))
             marks.append(hit.any())
         return new, jnp.stack(marks).any(), memory

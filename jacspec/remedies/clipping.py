@@ -2,7 +2,7 @@
 
     by value: g_i <- min(max(g_i, lower), upper),        by norm: if ||g|| >= c then g <- (c / ||g||) g
 
-A norm is kept as r 2^E, where 2^E is the power of two above the largest entry. The entries are taken apart by their
+A norm is kept as r 2^E, where 2^E is a power of two near the largest entry. The entries are taken apart by their
 bits, g = m 2^e, so that nothing overflows, underflows or is rounded: in the ordinary range the result is that of
 Optax, and a finite gradient of 1e20 in float32 is clipped to c, not to zero. Half precision is computed in float32.
 What comes out below the smallest normal number is flushed to zero where the device does so.
@@ -22,6 +22,7 @@ from jax import Array, lax
 
 from jacspec import _checks
 from jacspec._links import at_least_float32
+from jacspec._primitives import Primitive
 from jacspec.remedies.report import ClipReport, no_clip_report
 
 LEAST = -(2**20)
@@ -29,7 +30,7 @@ LEAST = -(2**20)
 
 
 class Norm(NamedTuple):
-    """The Euclidean norm root 2^exponent of a group of entries; the root lies in [1/2, sqrt(size)], or is 0."""
+    """The Euclidean norm root 2^exponent of a group of entries; no square overflows or underflows, and the root may be 0."""
 
     root: Array
     exponent: Array
@@ -37,13 +38,14 @@ class Norm(NamedTuple):
     @property
     def value(self) -> Array:
         """As a number: inf beyond the dtype."""
-        return jnp.ldexp(self.root, self.exponent)
+        return shifted(self.root, jnp.ldexp(jnp.ones_like(self.root), self.exponent))
 
     @property
     def log(self) -> Array:
         """Natural log: -inf for zero, NaN if an entry is not finite."""
-        log = jnp.log(self.root) + jnp.where(self.root > 0, self.exponent, 0) * jnp.log(jnp.asarray(2, self.root.dtype))
-        return jnp.where(self.finite, log, jnp.nan)
+        live = self.root > 0
+        log = jnp.log(jnp.where(live, self.root, 1)) + self.exponent * jnp.log(jnp.asarray(2, self.root.dtype))
+        return jnp.where(self.finite, jnp.where(live, log, -jnp.inf), jnp.nan)
 
     @property
     def finite(self) -> Array:
@@ -65,14 +67,31 @@ class ClipState(NamedTuple):
 
 def units_and_norm(leaves: list[Array], axis: Any = None) -> tuple[list[Array], Norm]:
     """The entries divided by 2^E and their norm: over all the leaves, or over an axis (kept) of a single leaf."""
-    parts = [mantissa_and_exponent(g.astype(at_least_float32(g))) for g in leaves]
+    dtype = at_least_float32(*leaves)
+    wide = [g.astype(dtype) for g in leaves]
+    parts = [mantissa_and_exponent(g) for g in wide]
     keep = axis is not None
     tops = [jnp.max(jnp.where(m != 0, e, LEAST), axis=axis, keepdims=keep, initial=LEAST) for m, e in parts]
     top = jnp.max(jnp.stack(tops), axis=0) if tops else jnp.asarray(LEAST)
-    top = jnp.where(top == LEAST, 0, top)
-    units = [jnp.ldexp(m, e - top) for m, e in parts]
-    squares = [jnp.sum(u**2, axis=axis, keepdims=keep) for u in units]
-    return units, Norm(jnp.sqrt(jnp.asarray(sum(squares, start=0.0))), top)
+    info = jnp.finfo(dtype)
+    most = int(info.maxexp) - int(info.nmant) - 5  # short of the ends, so that a change of 1 survives the division
+    top = jnp.where(top == LEAST, 0, jnp.clip(top, -most, most))
+    units = [shifted(g, jnp.ldexp(jnp.ones((), dtype), -top)) for g in wide]
+    square = jnp.asarray(sum((jnp.sum(u**2, axis=axis, keepdims=keep) for u in units), start=0.0))
+    return units, Norm(jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square))), top)
+
+
+@Primitive
+def shifted(x: Array, power: Array) -> Array:
+    """x times a power of two, subnormal numbers included."""
+    m, e = mantissa_and_exponent(x)
+    return jnp.ldexp(m, e + jnp.frexp(power)[1] - 1)
+
+
+@shifted.defjvp
+def _shifted_jvp(primals, tangents):
+    (x, power), (dx, dpower) = primals, tangents
+    return shifted(x, power), power * dx + x * dpower
 
 
 def mantissa_and_exponent(x: Array) -> tuple[Array, Array]:
@@ -90,8 +109,22 @@ def rescaled(leaves: list[Array], units: list[Array], norm: Norm, bound: Array |
     """The leaves with their common norm brought down to `bound` where it reaches it; NaN where it is not finite."""
     clipped = norm.reaches(bound) & norm.finite
     root = jnp.where(norm.root > 0, norm.root, 1)
-    brought = [(u / root.astype(u.dtype)) * jnp.asarray(bound, u.dtype) for u in units]
+    bound = jnp.where(clipped, bound, 1)  # an infinite one would multiply a derivative of zero
+    brought = [along(u, root, bound.astype(u.dtype)) for u in units]
     return [select(clipped, norm.finite, b, g) for b, g in zip(brought, leaves, strict=True)], clipped
+
+
+@Primitive
+def along(u: Array, root: Array, bound: Array) -> Array:
+    """(u / root) bound, rounded as Optax rounds it; in the derivative the two large factors meet first."""
+    return (u / root) * bound
+
+
+@along.defjvp
+def _along_jvp(primals, tangents):
+    (u, root, bound), (du, droot, dbound) = primals, tangents
+    ratio = bound / root
+    return along(u, root, bound), ratio * du + (u / root) * (dbound - ratio * droot)
 
 
 def select(clipped: Array, finite: Array, new: Array, old: Array) -> Array:
