@@ -12,10 +12,13 @@ ROOT = Path(__file__).resolve().parent.parent
 # The ranks of the design; a half is a helper room between two of them.
 RANKS: dict[str, float] = {
     **dict.fromkeys(["typing", "_pytree", "_checks", "_files"], 0),
+    "_calls": 0.3,
+    "_states": 0.3,
     "operators": 0.5,
     "_lapack": 0.7,
     **dict.fromkeys(["activations", "_product", "_claims"], 1),
     **dict.fromkeys(["_steps", "_links"], 1.5),
+    **dict.fromkeys(["_finite", "_given"], 1.7),
     **dict.fromkeys(["chain", "cells", "layers", "theory"], 2),
     **dict.fromkeys(["_leading", "_walks", "_overlays"], 2.5),
     **dict.fromkeys(["parameter_gradients", "compose"], 3.5),
@@ -27,7 +30,20 @@ RANKS: dict[str, float] = {
     "__main__": 6.5,
 }
 CORE = {"typing", "_pytree", "_checks", "operators", "_lapack", "activations", "_product", "_steps", "_links", "chain"}
-CORE |= {"cells", "layers", "_leading", "_walks", "compose", "spectrum", "lyapunov", "gradients", "parameter_gradients"}
+CORE |= {
+    "_calls",
+    "_states",
+    "_finite",
+    "cells",
+    "layers",
+    "_leading",
+    "_walks",
+    "compose",
+    "spectrum",
+    "lyapunov",
+    "gradients",
+    "parameter_gradients",
+}
 LONGEST = 350
 RUNNER = ("figures/__main__.py", "figures/_drawing.py")
 
