@@ -5,12 +5,14 @@ cause. What it computes is compared between two calls: a callable that does some
 variable it writes and reads, a random stream) is no function of its arguments, and a trace would freeze it.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from jacspec import _checks
@@ -29,7 +31,9 @@ WAYS_OUT = {
     "adjoint=diffrax.DirectAdjoint() or diffrax.ForwardMode()).",
     "while_loop or lax.fori_loop": "Use jax.lax.scan or static bounds, or store=True, which needs no reverse mode.",
     "callbacks do not support": "Give the callback a derivative by jax.custom_jvp.",
-    "positional argument": "The state comes first, then the driver (None without xs); of a model give its recurrent step.",
+    "positional argument": "It is called in just this way (x is None without drivers); of a model give its recurrent part.",
+    "UnboundModule": "Of a Linen module give jacspec.from_flax(module, variables).",
+    "rngs": "It draws random numbers: make it with deterministic=True, or give keys as drivers.",
     "NoneType": "Without drivers its second argument is None.",
     "not a valid JAX type": "It must return arrays.",
     "harding": "Axes of a mesh must be Auto: jax.make_mesh(..., axis_types=(jax.sharding.AxisType.Auto,)).",
@@ -50,12 +54,13 @@ def called(
     except Exception as error:
         if str(error).startswith("jacspec."):  # it names its own argument
             raise
-        text = f"{type(error).__name__}: {' '.join(str(error).split(chr(10))[0].split())}"
+        line = re.sub(r" \(https?://\S*", "", str(error).split("\n")[0])  # Flax adds the address of its page
+        text = f"{type(error).__name__}: {line}"
         names = form[form.find("(") + 1 : form.find(")")].split(", ")
         problem = "fails at " + ", ".join(f"{n} = {shapes(a)}" for n, a in zip(names, args, strict=False))
         hint = (way_out and way_out(text)) or next((out for words, out in WAYS_OUT.items() if words in text), "")
         kind = TypeError if isinstance(error, TypeError) else ValueError
-        hint = hint or "It is called under a JAX trace; its own error stands above."
+        hint = hint or "Its own error stands above: call it outside jacspec on arrays of these shapes."
         raise kind(_checks.message(function, argument, problem, _cut(text, 180), form, hint)) from error
 
 
@@ -119,14 +124,45 @@ def trace(user: Callable, *args: Any, calls: int = 1) -> Trace:
         return out
 
     closed, out = jax.make_jaxpr(call, return_shape=True)(leaves, *args)
+    if any(isinstance(c, jax.Ref) for c in closed.consts):
+        text = "it captures a jax.Ref: read it before, w = ref[...], or make it a part of the state"
+        raise TypeError(text)
     # an array of NumPy may be changed by the next call
     consts = [jnp.array(c) if isinstance(c, np.ndarray) else c for c in closed.consts]
     return Trace(ClosedJaxpr(closed.jaxpr, consts), leaves, out, changed)
 
 
-def refuse_memory(function: str, argument: str, first: Trace, second: Trace) -> None:
-    """Raise ValueError if the second of two calls computes something else."""
-    if same(first.closed, second.closed):
+def pure_output(user: Callable, *args: Any) -> Any:
+    """The shapes of what a pytree returns that is a function of its leaves and arguments alone; None for anything else.
+
+    What is known of a structure is kept by JAX as for any jitted function of a pytree.
+    """
+    if not is_pytree(user):
+        return None
+    try:
+        return jax.eval_shape(_pure, user, *args)
+    except Exception:  # what is wrong is told by whoever calls it in earnest
+        return None
+
+
+@jax.jit
+def _pure(user: Callable, *args: Any) -> Any:
+    first, second = trace(user, *args), trace(user, *args)
+    if first.changed or not same(first.closed, second.closed):
+        text = "changes itself"
+        raise ValueError(text)
+    return user(*args)
+
+
+def refuse_memory(
+    function: str, argument: str, first: Trace, second: Trace, fresh: Callable[[Any], Any] | None = None, *given: Any
+) -> None:
+    """Raise ValueError if the second of two calls computes something else.
+
+    With `fresh` the numbers have a say: `fresh` makes the callable anew of ``given[0]``, its arrays; the others are
+    its arguments.
+    """
+    if same(first.closed, second.closed) or (fresh is not None and _repeats(fresh, *given)):
         return
     what = ", ".join(list(first.changed)[:4]) or "what it captures (a counter, a list, numpy.random)"
     hint = (
@@ -135,6 +171,39 @@ def refuse_memory(function: str, argument: str, first: Trace, second: Trace) -> 
     )
     problem, want = "changes itself when it is called", "the same function at every call"
     raise ValueError(_checks.message(function, argument, problem, _cut(what, 160), want, hint))
+
+
+def _repeats(fresh: Callable[[Any], Any], own: Any, *args: Any) -> bool:
+    """Whether a second call gives and leaves the numbers of the first: a weight that is normalized in place."""
+    with jax.ensure_compile_time_eval():
+        user, seen = fresh(_numbers_like(own)), []
+        for _ in range(2):
+            out = user(*_numbers_like(args))
+            seen.append([jnp.asarray(a) for a in jax.tree.leaves((out, user))])
+        if [(a.shape, a.dtype) for a in seen[0]] != [(a.shape, a.dtype) for a in seen[1]]:
+            return False
+        return all(bool(_close(a, b)) for a, b in zip(*seen, strict=True))
+
+
+def _close(a: Array, b: Array) -> Array:
+    if not jnp.issubdtype(a.dtype, jnp.inexact):
+        return (a == b).all()
+    # a normalization adds an epsilon below its root, so that a second one is not quite the first
+    return jnp.abs(a - b).max(initial=0) <= jnp.finfo(a.dtype).eps ** 0.75 * jnp.abs(a).max(initial=0)
+
+
+def _numbers_like(tree: Any) -> Any:
+    """The arrays of a pytree, arbitrary ones where only shapes or tracers are known."""
+    rng = np.random.default_rng(0)
+
+    def draw(a):
+        if _checks.is_concrete(a) and not isinstance(a, jax.ShapeDtypeStruct):
+            return a
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            return jax.random.split(jax.random.key(0, impl=str(jax.random.key_impl(a))), a.shape)
+        return jnp.asarray(rng.uniform(0.5, 1, a.shape), a.dtype)
+
+    return jax.tree.map(draw, tree)
 
 
 def same(a: ClosedJaxpr, b: ClosedJaxpr) -> bool:

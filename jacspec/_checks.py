@@ -114,7 +114,8 @@ def warn_if_narrowed(function: str, argument: str, value: Any) -> None:
 def finite(function: str, argument: str, tree: Any) -> None:
     """Raise ValueError naming the leaf, the count and the first index of NaN or Inf in concrete arrays of `tree`."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if not hasattr(leaf, "dtype") or not is_concrete(leaf) or not jnp.issubdtype(leaf.dtype, jnp.floating):
+        dtype = getattr(leaf, "dtype", None)  # a module may have a field of that name
+        if not isinstance(dtype, np.dtype) or not is_concrete(leaf) or not jnp.issubdtype(dtype, jnp.floating):
             continue
         bad = ~np.isfinite(np.asarray(leaf.astype(jnp.float32) if leaf.dtype.itemsize < 4 else leaf))
         if bad.any():

@@ -245,11 +245,18 @@ def keeps_matrices(name: str, links: Along, store: str | bool) -> bool:
 
 @functools.partial(jax.jit, static_argnames=("keep", "reverse"))
 def probed(links: Along, *, keep: bool, reverse: bool) -> Along | Stored:
-    """The chain of an autodiff step with `sound`, its matrices kept (T n^2 numbers) or not."""
+    """The chain of an autodiff step with `sound`, its matrices kept (T n^2 numbers) or not.
+
+    Forward and reverse mode are both asked (the latter only with `reverse`): they differ where a branch that is not
+    taken has an infinite slope.
+    """
 
     def look(carry, J, _):
+        fixed = lax.stop_gradient(J)
         matrix = J.dense() if keep else None
-        return carry, (matrix, _is_sound(J, matrix, reverse))
+        seen = fixed.push(_probe(J.h, links.size)) if matrix is None else lax.stop_gradient(matrix)
+        pulled = fixed.pull(_probe(J.h, links.size)) if reverse else seen
+        return carry, (matrix, jnp.isfinite(seen).all() & jnp.isfinite(pulled).all())
 
     _, (matrices, sound) = links.fold(look, (), reverse=False, xs=None)
     if keep:
@@ -257,26 +264,26 @@ def probed(links: Along, *, keep: bool, reverse: bool) -> Along | Stored:
     return dataclasses.replace(links, sound=sound)
 
 
-def linearized(layer: Any, h: State, *, reverse: bool) -> tuple[Matrix, Array]:
-    """The Jacobian of a layer by automatic differentiation, and whether it is finite."""
+def linearized(layer: Any, h: State, m: int) -> tuple[Matrix, Array]:
+    """The Jacobian (m, n) of a layer by automatic differentiation, and whether it is finite in both modes."""
     J, n = Linearized(layer, h, None), sum(leaf.size for leaf in jax.tree.leaves(h))
-    eye = jnp.eye(n, dtype=jnp.result_type(*jax.tree.leaves(h)))
-    matrix = J.dense() if reverse else J.push(eye)
-    return Matrix(matrix), _is_sound(J, matrix, reverse)
+    fixed = lax.stop_gradient(J)
+    try:
+        pulled = fixed.pull(_probe(h, m))
+    except (TypeError, ValueError):  # a loop of unknown length has no reverse mode
+        pulled = jnp.zeros(())
+        matrix = J.push(jnp.eye(n, dtype=jnp.result_type(*jax.tree.leaves(h))))
+    else:
+        matrix = J.dense()
+    pushed = fixed.push(_probe(h, n)) if m < n else matrix  # else `dense` has pushed
+    seen = [jnp.isfinite(lax.stop_gradient(a)).all() for a in (pulled, matrix, pushed)]
+    return Matrix(matrix), jnp.stack(seen).all()
 
 
-def _is_sound(J: Linearized, matrix: Array | None, reverse: bool) -> Array:
-    """Whether J is finite in forward and in reverse mode: they differ where a branch not taken has an infinite slope.
-
-    No entry of the probes is zero, so that every entry of J is seen.
-    """
-    J, matrix = lax.stop_gradient((J, matrix))
-    leaves = jax.tree.leaves(J.h)
-    n, dtype = sum(leaf.size for leaf in leaves), jnp.result_type(*leaves)
-    probe = lambda n: jnp.asarray(np.random.default_rng(0).uniform(0.5, 1, (n, 1)) / n, dtype)
-    pushed = J.push(probe(n))
-    seen = [pushed, *([] if matrix is None else [matrix]), *([J.pull(probe(pushed.shape[0]))] if reverse else [])]
-    return jnp.stack([jnp.isfinite(a).all() for a in seen]).all()
+def _probe(h: State, n: int) -> Array:
+    """A column (n, 1) without a zero, so that what it meets of a matrix shows every entry that is not finite."""
+    column = np.random.default_rng(0).uniform(0.5, 1, (n, 1)) / n
+    return jnp.asarray(column, jnp.result_type(*jax.tree.leaves(h)))
 
 
 def of_operators(

@@ -17,7 +17,7 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from jacspec import _checks
-from jacspec._calls import Trace, called, is_pytree, refuse_memory, trace
+from jacspec._calls import Trace, called, is_pytree, pure_output, refuse_memory, trace
 from jacspec._pytree import pytree, static
 from jacspec._states import has_parts, join, shapes, size, split, split_like
 from jacspec.typing import Driver, State, Step, StepJacobian
@@ -95,25 +95,24 @@ def prepared(function: str, step: Step, h0: State, x: Driver) -> tuple[Any, Stat
         return called(function, argument, ask, shapes(h), x, form=STEP, way_out=lambda _: _other_order(step, h0, x))
 
     for _ in range(2):
-        first = tried(user, h0)
-        settled = _settled(function, h0, first.out)
+        out = pure_output(user, h0, x)
+        first = None if out is not None else tried(user, h0)
+        settled = _settled(function, h0, out if first is None else first.out)
         if settled is h0:
             break
         h0 = settled
     else:
         hint = "Fix the dtype of h0."
         raise TypeError(_checks.message(function, "step", "returns another dtype every time", hint=hint))
-    if is_pytree(user):
-        if not first.changed:
-            return user, h0
-        refuse_memory(function, "step", first, tried(user, h0, calls=2))
-        return program_of(first), h0
-    second = tried(user, h0)
-    refuse_memory(function, "step", first, second)
-    if user is step and hasattr(step, "jacobian"):
+    if first is None:
+        return user, h0
+    second = tried(user, h0, calls=2 if first.changed else 1)
+    fresh = jax.tree.structure(user).unflatten if first.changed else None
+    refuse_memory(function, "step", first, second, fresh, first.leaves, shapes(h0), x)
+    if user is step and hasattr(step, "jacobian") and not is_pytree(step):
         linear = tried(step.jacobian, h0, "step.jacobian")  # type: ignore[attr-defined]
         return AnalyticProgram(program_of(second), program_of(linear)), h0
-    return program_of(second), h0
+    return program_of(first if first.changed else second), h0
 
 
 def _settled(function: str, h0: State, out: Any) -> State:
@@ -192,36 +191,19 @@ def initial_state(function: str, step: Any, x: Driver) -> State:
     return called(function, "step", known, x, form="step.initial_state(x) -> h")
 
 
-def differentiable(
-    function: str, argument: str, operator: Callable, h: State, x: Driver, m: int, *, keep: bool
-) -> bool:
-    """Whether ``operator(h, x)``, a step Jacobian of m rows, can be pulled, too; with matrices kept it need not.
+def check_jacobian(function: str, argument: str, program: Any, h: State, x: Driver) -> None:
+    """Raise TypeError or ValueError if ``program.jacobian(h, x)`` is no operator, or does not fit the state."""
+    ask = lambda h, x: jax.eval_shape(functools.partial(_pushed, function, argument), program, h, x)
+    out, want = called(function, argument, ask, shapes(h), x, form="step.jacobian(h, x)"), (size(h), 1)
+    if out.shape != want:
+        got = f"J v of shape {out.shape}"
+        raise TypeError(_checks.message(function, argument, "does not fit the state", got, f"shape {want}"))
 
-    Raises:
-        TypeError: if it is no operator, or one of other shapes.
-        TypeError or ValueError: if the step cannot be differentiated.
-    """
-    sizes = {"push": (size(h), m), "pull": (m, size(h))}
-    dtype = jnp.result_type(*jax.tree.leaves(h))
 
-    def ask(verb: str) -> None:
-        def moved(h, x):
-            J = _checked_operator(function, argument, operator(h, x))
-            return getattr(J, verb)(jnp.zeros((sizes[verb][0], 1), dtype))
-
-        out = called(function, argument, lambda h, x: jax.eval_shape(moved, h, x), shapes(h), x, form=STEP)
-        if out.shape != (sizes[verb][1], 1):
-            got, want = f"{verb} to shape {out.shape}", f"shape ({sizes[verb][1]}, 1)"
-            raise TypeError(_checks.message(function, argument, "has a Jacobian of another shape", got, want))
-
-    ask("push")
-    try:
-        ask("pull")
-    except (TypeError, ValueError):
-        if not keep:
-            raise
-        return False
-    return True
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _pushed(function: str, argument: str, program: Any, h: State, x: Driver) -> Any:
+    J = _checked_operator(function, argument, program.jacobian(h, x))
+    return J.push(jnp.zeros((size(h), 1), jnp.result_type(*jax.tree.leaves(h))))
 
 
 def own_jacobian(function: str, argument: str, layer: Any, h: State) -> StepJacobian:
@@ -234,7 +216,8 @@ def own_jacobian(function: str, argument: str, layer: Any, h: State) -> StepJaco
 def _checked_operator(function: str, argument: str, J: Any) -> StepJacobian:
     """J if it is a step Jacobian; raises TypeError."""
     if not isinstance(J, StepJacobian):
-        got, want, hint = type(J).__name__, "push, pull and dense", "Of a matrix J give jacspec.operators.Matrix(J)."
+        got = "an array" if hasattr(J, "shape") else type(J).__name__
+        want, hint = "push, pull and dense", "Of a matrix J give jacspec.operators.Matrix(J)."
         raise TypeError(_checks.message(function, argument, "has no step Jacobian", got, want, hint))
     return J
 
@@ -279,18 +262,19 @@ def _prepared_layer(function: str, name: str, layer: Callable, h: State, owners:
         return called(function, name, lambda h: trace(user, h, **options), h, form="layer(h) -> h")
 
     user = layer
+    out = None if has_parts(h) else pure_output(layer, h)
+    if out is not None and not any(jnp.issubdtype(leaf.dtype, jnp.complexfloating) for leaf in jax.tree.leaves(out)):
+        return layer, out
     first = None if has_parts(h) else tried(layer)
     if first is None or any(jnp.issubdtype(leaf.dtype, jnp.complexfloating) for leaf in jax.tree.leaves(first.out)):
         user = lambda h: split(layer(join(h)))
         first = tried(user)
-    if not is_pytree(user):
+    if not first.changed:
         second = tried(user)
         refuse_memory(function, name, first, second)
         return program_of(second), second.out
-    if not first.changed:
-        return layer, first.out
     if any(owners[id(leaf)] > 1 for leaf in first.changed.values()):  # what it changes is read by a later layer
-        refuse_memory(function, name, first, tried(user, calls=2))
+        refuse_memory(function, name, first, tried(user, calls=2), jax.tree.structure(user).unflatten, first.leaves, h)
     return program_of(first), first.out
 
 

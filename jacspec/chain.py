@@ -6,7 +6,6 @@ primitive, `JacobianChain.fold`, which walks it in either direction with one ste
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,7 +19,7 @@ from jacspec._calls import called
 from jacspec._finite import first_nonfinite, first_nonfinite_of
 from jacspec._links import Along, Listed, Shared, Stored, of_operators
 from jacspec._pytree import pytree
-from jacspec.operators import Linearized, units
+from jacspec.operators import units
 from jacspec.typing import Driver, State, Step
 
 
@@ -259,12 +258,19 @@ def jacobian_chain(
     given = _finite.given_nonfinite(program, xs) if check else jnp.asarray(-1)
     links = Along(program, None, h0, xs, None, T, _states.size(h0), analytic)
     keep = not analytic and _links.keeps_matrices(name, links, store)
-    argument, operator = "step.jacobian" if analytic else "step", lambda h, x: links.operator((h, x))
-    reverse = _steps.differentiable(name, argument, operator, h0, x, links.size, keep=keep)
-    before, last = called(name, "step", lambda h, xs: _steps.run_jitted(program, h, xs, T), h0, xs, form=_steps.STEP)
+    if analytic:
+        _steps.check_jacobian(name, "step.jacobian", program, h0, x)
+    run = lambda *_: _steps.run_jitted(program, h0, xs, T)
+    before, last = called(name, "step", run, h0, x, form=_steps.STEP)
     links = dataclasses.replace(links, before=before, last=last)
     if not analytic:
-        links = _links.probed(links, keep=keep, reverse=reverse)
+        probe = lambda reverse: lambda *_: _links.probed(links, keep=keep, reverse=reverse)
+        try:
+            links = called(name, "step", probe(True), h0, x, form=_steps.STEP)
+        except (TypeError, ValueError):  # kept matrices need no reverse mode
+            if not keep:
+                raise
+            links = called(name, "step", probe(False), h0, x, form=_steps.STEP)
     early, late = first_nonfinite(before), first_nonfinite_of([last])
     return _flagged(name, links, given, jnp.where((early < 0) & (late >= 0), T, early), warn=check)
 
@@ -306,9 +312,9 @@ def layer_chain(layers: Sequence[Callable], x: State, *, jacobian: str = "auto",
         if jacobian != "autodiff" and hasattr(layer, "jacobian") and not _states.has_parts((h, new)):
             J, ok = _steps.own_jacobian(name, f"layers[{i}]", layer, h), jnp.asarray(True)
         else:
-            operator, m = functools.partial(Linearized, program), _states.size(new)
-            reverse = _steps.differentiable(name, f"layers[{i}]", operator, h, None, m, keep=True)
-            J, ok = _links.linearized(program, h, reverse=reverse)
+            m = _states.size(new)
+            ask = lambda h, program=program, m=m: _links.linearized(program, h, m)
+            J, ok = called(name, f"layers[{i}]", ask, h, form="layer(h) -> h")
         operators.append(J)
         sound.append(ok)
         states.append(new)

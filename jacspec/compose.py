@@ -72,7 +72,9 @@ def batched(
         chain = jacobian_chain(step, h, x, **options)
         return called(name, "question", lambda _: question(chain), chain.states, form="question(chain) -> answer")
 
-    return called(name, "in_axes", jax.vmap(one, in_axes=in_axes), h0, xs, form="(h0, xs) with axes as in jax.vmap")
+    hint = "All batch axes have one size; in_axes=(None, 0) shares one initial state."
+    form = "(h0, xs) with axes as in jax.vmap"
+    return called(name, "in_axes", jax.vmap(one, in_axes=in_axes), h0, xs, form=form, way_out=lambda _: hint)
 
 
 def stack(*steps: Step) -> Step:
@@ -132,7 +134,8 @@ class _Sweep:
         recurrent = [i for i, step in enumerate(self.steps) if not _is_layer(step)]
         if isinstance(states, tuple) and len(states) in (len(self.steps), len(recurrent)):
             return recurrent if len(states) == len(recurrent) else list(range(len(self.steps)))
-        got = f"{len(states)} of them" if isinstance(states, tuple) else type(states).__name__
+        got = "an array" if hasattr(states, "shape") else type(states).__name__
+        got = f"{len(states)} of them" if isinstance(states, tuple) else got
         want = f"a tuple of {len(recurrent)} states, one a step"
         layers = [f"steps[{i}]" for i in range(len(self.steps)) if i not in recurrent]
         hint = (
