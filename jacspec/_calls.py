@@ -53,6 +53,7 @@ def called(
         return user(*args)
     except Exception as error:
         if str(error).startswith("jacspec."):  # it names its own argument
+            error.add_note(f"jacspec.{function}: in {argument}")
             raise
         line = re.sub(r" \(https?://\S*", "", str(error).split("\n")[0])  # Flax adds the address of its page
         text = f"{type(error).__name__}: {line}"

@@ -239,11 +239,7 @@ def checked_layers(function: str, layers: Sequence[Callable], h: State, analytic
         if analytic and not hasattr(layer, "jacobian"):
             got = type(layer).__name__
             raise ValueError(_checks.message(function, name, "has no jacobian(h)", got, "an analytic layer"))
-        try:
-            program, h = _prepared_layer(function, name, layer, h, owners)
-        except (TypeError, ValueError) as error:
-            error.add_note(f"jacspec.{function}: in {name}")
-            raise
+        program, h = _prepared_layer(function, name, layer, h, owners)
         programs.append(program)
         leaves = jax.tree.leaves(h)
         if not leaves or not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves):
