@@ -208,8 +208,12 @@ def jacobian_chain(
     """The Jacobian chain of a step along the trajectory h_t = step(h_{t-1}, x_t).
 
     Args:
-        step: any callable (h, x) -> h. With a method ``jacobian(h, x)`` (every `jacspec.cells`) it is analytic.
-        h0: first state, a pytree of floating arrays. It takes the dtype that the step returns.
+        step: any callable (h, x) -> h, a function of its arguments alone: called twice it does the same. With a method
+            ``jacobian(h, x)`` (every `jacspec.cells`) it is analytic.
+        h0: first state, a pytree of floating or complex arrays, or None where the step knows its zero state
+            (``step.initial_state(x)``, as cells do). It takes the dtype that the step returns. A complex leaf counts as
+            two real ones (`real` and `imag`, in this order): n complex numbers have 2n singular values, vectors pushed
+            or pulled have 2n entries, and ``states`` are complex again.
         xs: drivers, a pytree with leading axis T, or None with `length`: the step then receives x = None.
         length: T.
         jacobian: ``"auto"`` (analytic where the step brings it), ``"analytic"`` or ``"autodiff"``.
@@ -218,13 +222,16 @@ def jacobian_chain(
         check: look at the values of concrete arrays. Shapes and dtypes are always checked.
 
     Returns:
-        A `JacobianChain`. A state that becomes NaN or Inf on the way is reported by ``.first_nonfinite`` (and a warning
-        outside jit); later results are NaN, not a spectrum.
+        A `JacobianChain`. A state that becomes NaN or Inf on the way, or a Jacobian of an autodiff step that is not
+        finite in forward or in reverse mode, is reported by ``.first_nonfinite`` (and a warning outside jit); later
+        results are NaN, not a spectrum.
 
     Raises:
-        TypeError: for a state or drivers that are not arrays, or a step that does not return a state like h0.
+        TypeError: for a state or drivers that are not arrays, a step that does not return a state like h0, or one that
+            raises a TypeError.
         ValueError: for unknown options, an analytic Jacobian that is missing, lengths that contradict one another,
-            NaN or Inf in the arguments.
+            NaN or Inf in the arguments; a step that changes itself when it is called, takes the input first, or raises
+            any other exception (which is the cause of this one).
         MemoryError: if `store` is True and the matrices would take more than half of the free memory.
 
     Example:
@@ -280,7 +287,9 @@ def layer_chain(layers: Sequence[Callable], x: State, *, jacobian: str = "auto",
 
     Args:
         layers: callables ``layer(h) -> h``; those with a method ``jacobian(h)`` (every `jacspec.layers`) are analytic.
+            Each is called once: an `nnx` module may write statistics or draw a mask, and is itself left as it was.
         x: the network's input, the first state: one example, or the whole batch where BatchNorm is in train mode.
+            Complex states count as in `jacobian_chain`.
         jacobian: ``"auto"``, ``"analytic"`` or ``"autodiff"``.
         check: look at the values of concrete arrays.
 
@@ -288,8 +297,9 @@ def layer_chain(layers: Sequence[Callable], x: State, *, jacobian: str = "auto",
         A `JacobianChain` whose T is the number of layers. Equal layers are stacked and scanned, others kept as a list.
 
     Raises:
-        TypeError: if `layers` is no sequence of callables, or x not floating.
-        ValueError: for unknown options, an analytic Jacobian that is missing, NaN or Inf in the arguments.
+        TypeError: if `layers` is no sequence of callables, x not floating or complex, or a layer raises it.
+        ValueError: for unknown options, an analytic Jacobian that is missing, NaN or Inf in the arguments, a layer that
+            changes itself and occurs again, or that raises any other exception (which is the cause of this one).
 
     Example:
         >>> import jax.numpy as jnp, jacspec as js
