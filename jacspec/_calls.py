@@ -201,7 +201,7 @@ def _numbers_like(tree: Any) -> Any:
         if _checks.is_concrete(a) and not isinstance(a, jax.ShapeDtypeStruct):
             return a
         if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
-            return jax.random.split(jax.random.key(0, impl=str(jax.random.key_impl(a))), a.shape)
+            return jax.random.split(jax.random.key(0), a.shape)
         return jnp.asarray(rng.uniform(0.5, 1, a.shape), a.dtype)
 
     return jax.tree.map(draw, tree)

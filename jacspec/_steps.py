@@ -18,6 +18,7 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from jacspec import _checks
 from jacspec._calls import Trace, called, is_pytree, pure_output, refuse_memory, trace
+from jacspec._links import Along, Stored, probed
 from jacspec._pytree import pytree, static
 from jacspec._states import has_parts, join, shapes, size, split, split_like
 from jacspec.typing import Driver, State, Step, StepJacobian
@@ -189,6 +190,19 @@ def initial_state(function: str, step: Any, x: Driver) -> State:
         want = "a step with a method initial_state(x), as cells have"
         raise ValueError(_checks.message(function, "h0", "is None and the step does not know it", got, want, hint))
     return called(function, "step", known, x, form="step.initial_state(x) -> h")
+
+
+def linearized_along(function: str, links: Along, h: State, x: Driver, *, keep: bool) -> Along | Stored:
+    """The chain of an autodiff step with what is known of its Jacobians; matrices that are kept need no reverse mode."""
+    ask = lambda reverse: called(
+        function, "step", lambda *_: probed(links, keep=keep, reverse=reverse), h, x, form=STEP
+    )
+    try:
+        return ask(True)
+    except (TypeError, ValueError):
+        if not keep:
+            raise
+    return ask(False)
 
 
 def check_jacobian(function: str, argument: str, program: Any, h: State, x: Driver) -> None:

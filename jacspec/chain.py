@@ -258,9 +258,8 @@ def jacobian_chain(
     analytic = jacobian != "autodiff" and hasattr(program, "jacobian")
     if jacobian == "analytic" and not analytic:
         hint = "Give the step a method jacobian(h, x), or use jacobian='auto'."
-        raise ValueError(
-            _checks.message(name, "jacobian", "is not there", type(step).__name__, "an analytic step", hint)
-        )
+        got = type(step).__name__
+        raise ValueError(_checks.message(name, "jacobian", "is not there", got, "an analytic step", hint))
 
     given = _finite.given_nonfinite(program, xs) if check else jnp.asarray(-1)
     links = Along(program, None, h0, xs, None, T, _states.size(h0), analytic)
@@ -270,14 +269,7 @@ def jacobian_chain(
     run = lambda *_: _steps.run_jitted(program, h0, xs, T)
     before, last = called(name, "step", run, h0, x, form=_steps.STEP)
     links = dataclasses.replace(links, before=before, last=last)
-    if not analytic:
-        probe = lambda reverse: lambda *_: _links.probed(links, keep=keep, reverse=reverse)
-        try:
-            links = called(name, "step", probe(True), h0, x, form=_steps.STEP)
-        except (TypeError, ValueError):  # kept matrices need no reverse mode
-            if not keep:
-                raise
-            links = called(name, "step", probe(False), h0, x, form=_steps.STEP)
+    links = links if analytic else _steps.linearized_along(name, links, h0, x, keep=keep)
     early, late = first_nonfinite(before), first_nonfinite_of([last])
     return _flagged(name, links, given, jnp.where((early < 0) & (late >= 0), T, early), warn=check)
 
