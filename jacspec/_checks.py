@@ -82,19 +82,40 @@ def array(function: str, argument: str, value: Any, ndim: int | tuple[int, ...] 
 
 
 def warn_if_narrowed(function: str, argument: str, value: Any) -> None:
-    """Warn (once a message, by Python's default filter) where float64 data would silently become float32."""
-    if getattr(value, "dtype", None) == np.float64 and jnp.asarray(0.0).dtype == jnp.float32:
-        hint = "Set jax.config.update('jax_enable_x64', True) for float64."
-        warnings.warn(
-            message(function, argument, "is float64 but jax_enable_x64 is off: float32 is used", hint=hint),
-            stacklevel=4,
+    """Warn (once a message, by Python's default filter) where 64-bit data would silently become 32-bit.
+
+    Raises:
+        ValueError: if a value lies beyond the range of 32 bits, where the cast would make it Inf or another integer.
+    """
+    dtype = getattr(value, "dtype", np.dtype(bool))
+    if not isinstance(dtype, np.dtype) or dtype == jax.dtypes.canonicalize_dtype(dtype):
+        return
+    narrow, hint = jax.dtypes.canonicalize_dtype(dtype), "Set jax.config.update('jax_enable_x64', True) for 64 bits."
+    parts = (np.real(value), np.imag(value)) if dtype.kind == "c" else (np.asarray(value),)
+    size = np.max([np.abs(part) for part in parts], axis=0) if dtype.kind in "fc" else parts[0]
+    info = jnp.finfo(narrow) if dtype.kind in "fc" else jnp.iinfo(narrow)
+    outside = (np.isfinite(size) & (size > info.max)) | (size < info.min)
+    if outside.any():
+        got = f"{size[outside][0]:.8g} at index {tuple(int(i) for i in np.argwhere(outside)[0])}"
+        problem = f"is beyond the range of {narrow}, in which it is computed while jax_enable_x64 is off"
+        raise ValueError(message(function, argument, problem, got, f"at most {info.max:.3g}", hint))
+    if dtype.kind not in "fc":
+        return
+    text = f"is {dtype} but jax_enable_x64 is off: {narrow} is used"
+    flushed = np.stack([(part != 0) & (np.abs(part) < float(jnp.finfo(narrow).tiny)) for part in parts])
+    if flushed.any():
+        smallest = min(
+            float(np.min(np.abs(part[lost]), initial=np.inf)) for part, lost in zip(parts, flushed, strict=True)
         )
+        text += f", in which {int(flushed.sum())} of its values become zero, the smallest {smallest:.1e}"
+    warnings.warn(message(function, argument, text, hint=hint), stacklevel=4)
 
 
 def finite(function: str, argument: str, tree: Any) -> None:
     """Raise ValueError naming the leaf, the count and the first index of NaN or Inf in concrete arrays of `tree`."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if not hasattr(leaf, "dtype") or not is_concrete(leaf) or not jnp.issubdtype(leaf.dtype, jnp.floating):
+        dtype = getattr(leaf, "dtype", None)  # a module may have a field of that name
+        if not isinstance(dtype, np.dtype) or not is_concrete(leaf) or not jnp.issubdtype(dtype, jnp.floating):
             continue
         bad = ~np.isfinite(np.asarray(leaf.astype(jnp.float32) if leaf.dtype.itemsize < 4 else leaf))
         if bad.any():

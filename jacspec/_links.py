@@ -4,12 +4,15 @@ Nothing of size T n^2 is kept unless it is given: `Along` recomputes J_t from (h
 for an analytic step costs a matrix-vector product beside the matrix products of the question.
 """
 
+import dataclasses
+import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from jacspec import _checks
@@ -26,6 +29,8 @@ class _Scanned:
 
     length: int
     widths: tuple[int, ...]
+    sound: Array | None
+    states: Any
     parts: Callable[[], Any]
     operator: Callable[[Any], StepJacobian]
 
@@ -35,6 +40,10 @@ class _Scanned:
             return f(carry, self.operator(part), x)
 
         return lax.scan(body, carry, (self.parts(), xs), length=self.length, reverse=reverse)
+
+    def state(self, t: int) -> Any:
+        """h_t."""
+        return jax.tree.map(lambda hs: hs[t], self.states)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -51,12 +60,16 @@ class Along(_Scanned):
     """J_t of `step` at (h_{t-1}, x_t), analytic or by automatic differentiation.
 
     The states lie as h_0 ... h_{T-1} and h_T apart, so that a walk over the steps copies nothing.
+
+    Attributes:
+        sound: (T,), False where J_t is not finite; None for an analytic step, of which the questions find out.
     """
 
     step: Any
     before: Any
     last: Any
     drivers: Any
+    sound: Array | None
     length: int = static()
     size: int = static()
     analytic: bool = static()
@@ -77,8 +90,8 @@ class Along(_Scanned):
     def window(self, window: slice) -> "Along":
         stop = window.stop
         last = self.last if stop == self.length else jax.tree.map(lambda hs: hs[stop], self.before)
-        before, drivers = _cut(self.before, window), _cut(self.drivers, window)
-        return Along(self.step, before, last, drivers, stop - window.start, self.size, self.analytic)
+        before, drivers, sound = (_cut(part, window) for part in (self.before, self.drivers, self.sound))
+        return Along(self.step, before, last, drivers, sound, stop - window.start, self.size, self.analytic)
 
     def operator(self, part) -> StepJacobian:
         h, x = part
@@ -99,6 +112,7 @@ class Stored(_Scanned):
 
     operators: Any
     states: Any
+    sound: Array
     length: int = static()
     widths: tuple[int, ...] = static()
     kept = "matrices"
@@ -112,8 +126,8 @@ class Stored(_Scanned):
         return self.operators
 
     def window(self, window: slice) -> "Stored":
-        states = _cut(self.states, window, 1)
-        return Stored(_cut(self.operators, window), states, window.stop - window.start, self.widths)
+        operators, sound = _cut(self.operators, window), _cut(self.sound, window)
+        return Stored(operators, _cut(self.states, window, 1), sound, window.stop - window.start, self.widths)
 
     def operator(self, part) -> StepJacobian:
         return part
@@ -129,6 +143,7 @@ class Shared(_Scanned):
 
     d: Array
     W: Array
+    sound: Array
     states = None
     kept = "factors"
 
@@ -139,7 +154,7 @@ class Shared(_Scanned):
         return self.d
 
     def window(self, window: slice) -> "Shared":
-        return Shared(self.d[window], self.W)
+        return Shared(self.d[window], self.W, self.sound[window])
 
     def operator(self, part) -> StepJacobian:
         return Scaled(part, self.W)
@@ -163,6 +178,7 @@ class Listed:
 
     operators: tuple[Any, ...]
     states: Any
+    sound: Array
     widths: tuple[int, ...] = static()
     kept = "operators"
 
@@ -182,9 +198,14 @@ class Listed:
         """The state h_t; None where none is known."""
         return None if self.states is None else self.states[t]
 
+    def state(self, t: int) -> Any:
+        """h_t."""
+        return self.states[t]
+
     def window(self, window: slice) -> "Listed":
         states = None if self.states is None else self.states[window.start : window.stop + 1]
-        return Listed(self.operators[window], states, self.widths[window.start : window.stop + 1])
+        widths = self.widths[window.start : window.stop + 1]
+        return Listed(self.operators[window], states, self.sound[window], widths)
 
     def fold(self, f: Callable, carry: Any, *, reverse: bool, xs: Any) -> tuple[Any, list]:
         outs: list[Any] = [None] * self.length
@@ -206,67 +227,6 @@ def floating(tree: Any) -> tuple[Array, ...]:
     return tuple(leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating))
 
 
-def first_nonfinite(tree: Any) -> Array:
-    """The first index along the leading axis with a NaN or Inf in any leaf, -1 if none."""
-    return _first_entry(floating(tree))
-
-
-@jax.jit
-def _first_entry(leaves: tuple[Array, ...]) -> Array:
-    marks = [~jnp.isfinite(leaf).all(axis=tuple(range(1, leaf.ndim))) for leaf in leaves]
-    return _first(jnp.stack(marks).any(axis=0) if marks else jnp.zeros(0, bool))
-
-
-def first_nonfinite_of(trees: Sequence[Any]) -> Array:
-    """The index of the first tree with a NaN or Inf in any leaf, -1 if none."""
-    return _first(jnp.asarray([_any_nonfinite(floating(tree)) for tree in trees], bool))
-
-
-@jax.jit
-def _any_nonfinite(leaves: tuple[Array, ...]) -> Array:
-    return jnp.asarray([~jnp.isfinite(leaf).all() for leaf in leaves], bool).any()
-
-
-@jax.jit
-def _first(bad: Array) -> Array:
-    """The index of the first True, -1 if none."""
-    return jnp.where(bad.any(), jnp.argmax(bad), -1) if bad.shape[0] else jnp.asarray(-1)
-
-
-@jax.jit
-def earliest(*indices: Array) -> Array:
-    """The smallest index, where -1 stands for none."""
-    found = jnp.stack(indices)
-    last = jnp.iinfo(found.dtype).max
-    first = jnp.min(jnp.where(found < 0, last, found))
-    return jnp.where(first == last, -1, first)
-
-
-def given_nonfinite(parameters: Any, drivers: Any) -> Array:
-    """The number of the first step that is given a NaN or Inf, -1 if none: 1 for shared parameters, t for x_t.
-
-    A saturated unit hides them: tanh(inf) is a finite state with a slope of zero.
-    """
-    return _given(floating(parameters), floating(drivers))
-
-
-@jax.jit
-def _given(parameters: tuple[Array, ...], drivers: tuple[Array, ...]) -> Array:
-    shared, first = first_nonfinite_of([parameters]), first_nonfinite(drivers)
-    return earliest(jnp.where(shared < 0, -1, 1), jnp.where(first < 0, -1, first + 1))
-
-
-def layers_nonfinite(layers: Sequence[Any]) -> Array:
-    """The number (from 1) of the first layer that holds a NaN or Inf, -1 if none."""
-    first = _first_layer([floating(layer) for layer in layers])
-    return jnp.where(first < 0, -1, first + 1)
-
-
-@jax.jit
-def _first_layer(layers: list[tuple[Array, ...]]) -> Array:
-    return first_nonfinite_of(layers)
-
-
 def keeps_matrices(name: str, links: Along, store: str | bool) -> bool:
     """Whether the matrices of an autodiff chain are kept, by an estimate of their size."""
     if store is False:
@@ -283,20 +243,58 @@ def keeps_matrices(name: str, links: Along, store: str | bool) -> bool:
     return True
 
 
-@jax.jit
-def stored(links: Along) -> Stored:
-    """The step Jacobians of a chain as matrices, T n^2 numbers."""
-    _, matrices = links.fold(lambda carry, J, _: (carry, J.dense()), (), reverse=False, xs=None)
-    return Stored(Matrix(matrices), links.states, links.length, (links.size,))
+@functools.partial(jax.jit, static_argnames=("keep", "reverse"))
+def probed(links: Along, *, keep: bool, reverse: bool) -> Along | Stored:
+    """The chain of an autodiff step with `sound`, its matrices kept (T n^2 numbers) or not.
+
+    Forward and reverse mode are both asked (the latter only with `reverse`): they differ where a branch that is not
+    taken has an infinite slope.
+    """
+
+    def look(carry, J, _):
+        fixed = lax.stop_gradient(J)
+        matrix = J.dense() if keep else None
+        seen = fixed.push(_probe(J.h, links.size)) if matrix is None else lax.stop_gradient(matrix)
+        pulled = fixed.pull(_probe(J.h, links.size)) if reverse else seen
+        return carry, (matrix, jnp.isfinite(seen).all() & jnp.isfinite(pulled).all())
+
+    _, (matrices, sound) = links.fold(look, (), reverse=False, xs=None)
+    if keep:
+        return Stored(Matrix(matrices), links.states, sound, links.length, (links.size,))
+    return dataclasses.replace(links, sound=sound)
 
 
-def of_operators(operators: list[StepJacobian], states: list[State] | None, widths: tuple[int, ...]) -> Listed | Stored:
+def linearized(layer: Any, h: State, m: int) -> tuple[Matrix, Array]:
+    """The Jacobian (m, n) of a layer by automatic differentiation, and whether it is finite in both modes."""
+    J, n = Linearized(layer, h, None), sum(leaf.size for leaf in jax.tree.leaves(h))
+    fixed = lax.stop_gradient(J)
+    try:
+        pulled = fixed.pull(_probe(h, m))
+    except (TypeError, ValueError):  # a loop of unknown length has no reverse mode
+        pulled = jnp.zeros(())
+        matrix = J.push(jnp.eye(n, dtype=jnp.result_type(*jax.tree.leaves(h))))
+    else:
+        matrix = J.dense()
+    pushed = fixed.push(_probe(h, n)) if m < n else matrix  # else `dense` has pushed
+    seen = [jnp.isfinite(lax.stop_gradient(a)).all() for a in (pulled, matrix, pushed)]
+    return Matrix(matrix), jnp.stack(seen).all()
+
+
+def _probe(h: State, n: int) -> Array:
+    """A column (n, 1) without a zero, so that what it meets of a matrix shows every entry that is not finite."""
+    column = np.random.default_rng(0).uniform(0.5, 1, (n, 1)) / n
+    return jnp.asarray(column, jnp.result_type(*jax.tree.leaves(h)))
+
+
+def of_operators(
+    operators: list[StepJacobian], states: list[State] | None, sound: Array, widths: tuple[int, ...]
+) -> Listed | Stored:
     """Equal operators stacked for a scan, different ones as a list."""
     different = [{_signature(tree) for tree in trees} for trees in (operators, states or [None])]
     if len(set(widths)) > 1 or any(len(kinds) != 1 for kinds in different):
-        return Listed(tuple(operators), states, widths)
+        return Listed(tuple(operators), states, sound, widths)
     stacked = None if states is None else _stacked(states)
-    return Stored(_stacked(operators), stacked, len(operators), widths[:1])
+    return Stored(_stacked(operators), stacked, sound, len(operators), widths[:1])
 
 
 def _stacked(trees: list[Any]) -> Any:

@@ -5,9 +5,8 @@ depth the drivers are the layers' parameters. Everything jacspec computes is a q
 primitive, `JacobianChain.fold`, which walks it in either direction with one step Jacobian in hand.
 """
 
-import itertools
-import warnings
-from collections.abc import Callable, Iterable, Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,10 +14,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from jacspec import _checks, _links, _precision, _steps
-from jacspec._links import Along, Listed, Shared, Stored, first_nonfinite, first_nonfinite_of, of_operators
+from jacspec import _checks, _finite, _given, _links, _precision, _states, _steps
+from jacspec._calls import called
+from jacspec._finite import first_nonfinite, first_nonfinite_of
+from jacspec._links import Along, Listed, Shared, Stored, of_operators
 from jacspec._pytree import pytree
-from jacspec.operators import Linearized, Matrix, units
+from jacspec.operators import units
 from jacspec.typing import Driver, State, Step
 
 
@@ -30,16 +31,24 @@ class JacobianChain:
 
     Attributes:
         links: where J_t comes from: a scan over equal steps, or a tuple of operators where widths change.
-        first_nonfinite: index t of the first state h_t (or J_t) with a NaN or Inf, -1 if none.
+        bad: index t of the first state h_t, driver or parameter with a NaN or Inf, -1 if none.
     """
 
     links: Along | Stored | Shared | Listed
-    first_nonfinite: Array
+    bad: Array
+
+    @property
+    def first_nonfinite(self) -> Array:
+        """Index t of the first state h_t or step Jacobian J_t with a NaN or Inf, -1 if none.
+
+        The Jacobians of analytic steps are looked at by the questions.
+        """
+        return _finite.earliest(self.bad, _finite.first_unsound(self.links.sound))
 
     @property
     def states(self) -> State:
         """h_0 ... h_T with a leading axis T+1 (a list where widths change); None if only matrices were given."""
-        return self.links.states
+        return _states.join(self.links.states)
 
     @property
     def store(self) -> str:
@@ -66,6 +75,10 @@ class JacobianChain:
         """The dtype in which questions are answered: that of the chain, float32 at least."""
         return self.links.dtype
 
+    def __len__(self) -> int:
+        """T."""
+        return self.length
+
     def __getitem__(self, window: slice) -> "JacobianChain":
         """The chain of steps t in a contiguous slice: ``chain[s:t]`` has the product J_t ... J_{s+1}.
 
@@ -79,10 +92,8 @@ class JacobianChain:
                 raise TypeError(_checks.message("JacobianChain", "index", "must be an integer", repr(end), "0..T"))
         start, stop, _ = window.indices(self.length)
         cut = self.links.window(slice(start, max(start, stop)))
-        if self.links.like(0) is None:  # matrices without states: one that is not finite spoils no other
-            return _with_matrices(cut)
-        inside = (self.first_nonfinite >= 0) & (self.first_nonfinite <= stop)
-        return JacobianChain(cut, jnp.where(inside, jnp.maximum(self.first_nonfinite - start, 0), -1))
+        inside = (self.bad >= 0) & (self.bad <= stop)
+        return JacobianChain(cut, jnp.where(inside, jnp.maximum(self.bad - start, 0), -1))
 
     def fold(self, f: Callable, carry: Any, *, reverse: bool = False, xs: Any = None) -> tuple[Any, Any]:
         """Walk the chain: ``carry, out = f(carry, J_t, x_t)`` for t = 1..T, or T..1 with `reverse`.
@@ -124,7 +135,7 @@ class JacobianChain:
             want, have = jax.tree.structure(state), jax.tree.structure(v)
             if want != have:
                 raise TypeError(_checks.message(name, "v", "is no array and no state", have, want))
-        flat = v if hasattr(v, "ndim") else ravel_pytree(_steps.checked_state(name, "v", v))[0]
+        flat = v if hasattr(v, "ndim") else ravel_pytree(_states.checked_state(name, "v", v))[0]
         flat = _checks.array(name, "v", flat, (1, 2), "(n,) or (n, k)")
         if flat.shape[0] != n:
             raise ValueError(_checks.message(name, "v", "does not fit", f"shape {flat.shape}", f"({n}, ...)"))
@@ -157,35 +168,7 @@ class JacobianChain:
             >>> js.JacobianChain.from_matrices(2.0 * jnp.ones((3, 1, 1))).push(jnp.ones(1))[1].round(3).item()
             2.079
         """
-        name = "JacobianChain.from_matrices"
-        if hasattr(Js, "ndim"):
-            Js = _checks.array(name, "jacobians", Js, 3, "(T, n, n)")
-            if Js.shape[0] != 1 and Js.shape[1] != Js.shape[2]:
-                shapes = f"shapes {Js.shape[1:]} and {Js.shape[1:]}"
-                raise ValueError(_checks.message(name, "jacobians", "do not follow at steps 0 and 1", shapes, "(n, n)"))
-        else:
-            if not isinstance(Js, Iterable):
-                got, want = type(Js).__name__, "(T, n, n) or a sequence of matrices"
-                raise TypeError(_checks.message(name, "jacobians", "must be an array", got, want))
-            Js = [_checks.array(name, f"jacobians[{t}]", J, 2, "(n_t, n_{t-1})") for t, J in enumerate(Js)]
-            for t, (old, new) in enumerate(itertools.pairwise(Js)):
-                if old.shape[0] != new.shape[1]:
-                    got = f"shapes {old.shape} and {new.shape}"
-                    text = f"do not follow at steps {t} and {t + 1}"
-                    raise ValueError(_checks.message(name, "jacobians", text, got, f"(..., {old.shape[0]})"))
-            if not Js:
-                text = _checks.message(name, "jacobians", "is an empty list", hint="Give an array of shape (0, n, n).")
-                raise ValueError(text)
-        for shape in [J.shape for J in Js] if isinstance(Js, list) else [Js.shape[1:]]:
-            if 0 in shape:
-                raise ValueError(_checks.message(name, "jacobians", "is empty", f"shape {shape}", "n >= 1"))
-        (Js,) = _precision.widened(name, jacobians=Js)
-        if check:
-            _checks.finite(name, "jacobians", Js)
-        if isinstance(Js, list) or Js.shape[1] != Js.shape[2]:
-            widths = (Js[0].shape[1], *(J.shape[0] for J in Js))
-            return _with_matrices(of_operators([Matrix(J) for J in Js], None, widths))
-        return _with_matrices(Stored(Matrix(Js), None, Js.shape[0], Js.shape[:0:-1]))
+        return JacobianChain(_given.matrices("JacobianChain.from_matrices", Js, check), jnp.asarray(-1))
 
     @staticmethod
     def from_factors(d: Array, W: Array, *, check: bool = True) -> "JacobianChain":
@@ -200,18 +183,7 @@ class JacobianChain:
             TypeError: for arrays that are not floating.
             ValueError: for shapes that do not fit, or NaN or Inf.
         """
-        name = "JacobianChain.from_factors"
-        d, W = _checks.array(name, "d", d, 2, "(T, n)"), _checks.array(name, "W", W, 2, "(n, n)")
-        if W.shape[0] != W.shape[1]:
-            raise ValueError(_checks.message(name, "W", "must be square", f"shape {W.shape}", "(n, n)"))
-        if W.size == 0:
-            raise ValueError(_checks.message(name, "W", "is empty", f"shape {W.shape}", "n >= 1"))
-        if d.shape[1] != W.shape[0]:
-            raise ValueError(_checks.message(name, "d", "does not fit W", f"shape {d.shape}", f"(T, {W.shape[0]})"))
-        d, W = _precision.widened(name, d=d, W=W)
-        for argument, value in (("d", d), ("W", W)) if check else ():
-            _checks.finite(name, argument, value)
-        return _with_matrices(Shared(d, W))
+        return JacobianChain(_given.factors("JacobianChain.from_factors", d, W, check), jnp.asarray(-1))
 
 
 @jax.jit
@@ -236,8 +208,12 @@ def jacobian_chain(
     """The Jacobian chain of a step along the trajectory h_t = step(h_{t-1}, x_t).
 
     Args:
-        step: any callable (h, x) -> h. With a method ``jacobian(h, x)`` (every `jacspec.cells`) it is analytic.
-        h0: first state, a pytree of floating arrays. It takes the dtype that the step returns; half becomes float32.
+        step: any callable (h, x) -> h, a function of its arguments alone: called twice it does the same. With a method
+            ``jacobian(h, x)`` (every `jacspec.cells`) it is analytic.
+        h0: first state, a pytree of floating or complex arrays, or None where the step knows its zero state
+            (``step.initial_state(x)``, as cells do). It takes the dtype that the step returns; half becomes float32. A complex leaf counts as
+            two real ones (`real` and `imag`, in this order): n complex numbers have 2n singular values, vectors pushed
+            or pulled have 2n entries, and ``states`` are complex again.
         xs: drivers, a pytree with leading axis T, or None with `length`: the step then receives x = None.
         length: T.
         jacobian: ``"auto"`` (analytic where the step brings it), ``"analytic"`` or ``"autodiff"``.
@@ -246,13 +222,16 @@ def jacobian_chain(
         check: look at the values of concrete arrays. Shapes and dtypes are always checked.
 
     Returns:
-        A `JacobianChain`. A state that becomes NaN or Inf on the way is reported by ``.first_nonfinite`` (and a warning
-        outside jit); later results are NaN, not a spectrum.
+        A `JacobianChain`. A state that becomes NaN or Inf on the way, or a Jacobian of an autodiff step that is not
+        finite in forward or in reverse mode, is reported by ``.first_nonfinite`` (and a warning outside jit); later
+        results are NaN, not a spectrum.
 
     Raises:
-        TypeError: for a state or drivers that are not arrays, or a step that does not return a state like h0.
+        TypeError: for a state or drivers that are not arrays, a step that does not return a state like h0, or one that
+            raises a TypeError.
         ValueError: for unknown options, an analytic Jacobian that is missing, lengths that contradict one another,
-            NaN or Inf in the arguments.
+            NaN or Inf in the arguments; a step that changes itself when it is called, takes the input first, or raises
+            any other exception (which is the cause of this one).
         MemoryError: if `store` is True and the matrices would take more than half of the free memory.
 
     Example:
@@ -265,33 +244,36 @@ def jacobian_chain(
     _checks.one_of(name, "jacobian", jacobian, ("auto", "analytic", "autodiff"))
     _checks.one_of(name, "store", store, ("auto", True, False))
     _checks.one_of(name, "check", check, (True, False))
-    h0 = _steps.checked_state(name, "h0", h0)
-    xs, T = _steps.checked_drivers(name, xs, length)
-    _checks.function(name, "step", step, "step(h, x) -> h")
-    for argument, tree in (("step", step), ("h0", h0), ("xs", xs)) if check else ():
-        _checks.finite(name, argument, tree)
-
+    _checks.function(name, "step", step, _steps.STEP)
+    xs, T = _states.checked_drivers(name, xs, length)
+    x = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
+    h0 = _states.checked_state(name, "h0", _steps.initial_state(name, step, x) if h0 is None else h0)
+    if check:
+        for argument, tree in (("step", step), ("h0", h0), ("xs", xs)):
+            _checks.finite(name, argument, tree)
     step, h0, xs = _precision.widened(name, step=step, h0=h0, xs=xs)
-    x0 = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
-    h0 = _steps.settle(name, step, h0, x0)
-    program = _steps.as_pytree(step, jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), h0), x0)
+    x = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
+    program, h0 = _steps.prepared(name, step, h0, x)
     if check:
         _checks.finite(name, "step", program)
         _checks.finite(name, "step.captured", _steps.nested_constants(program))
-    analytic = jacobian != "autodiff" and hasattr(step, "jacobian")
+    analytic = jacobian != "autodiff" and hasattr(program, "jacobian")
     if jacobian == "analytic" and not analytic:
         hint = "Give the step a method jacobian(h, x), or use jacobian='auto'."
         got = type(step).__name__
         raise ValueError(_checks.message(name, "jacobian", "is not there", got, "an analytic step", hint))
 
-    given = (_links.given_nonfinite(program, xs),) if check else ()
-    before, last = _steps.run_jitted(program, h0, xs, T)
-    links = Along(program, before, last, xs, T, _steps.size(h0), analytic)
-    if not analytic and _links.keeps_matrices(name, links, store):
-        links = _links.stored(links)
+    given = _finite.given_nonfinite(program, xs) if check else jnp.asarray(-1)
+    links = Along(program, None, h0, xs, None, T, _states.size(h0), analytic)
+    keep = not analytic and _links.keeps_matrices(name, links, store)
+    if analytic:
+        _steps.check_jacobian(name, "step.jacobian", program, h0, x)
+    run = lambda *_: _steps.run_jitted(program, h0, xs, T)
+    before, last = called(name, "step", run, h0, x, form=_steps.STEP)
+    links = dataclasses.replace(links, before=before, last=last)
+    links = links if analytic else _steps.linearized_along(name, links, h0, x, keep=keep)
     early, late = first_nonfinite(before), first_nonfinite_of([last])
-    bad = jnp.where((early < 0) & (late >= 0), T, early)
-    return _with_flag(links, bad, *given, warn=check)
+    return _flagged(name, links, given, jnp.where((early < 0) & (late >= 0), T, early), warn=check)
 
 
 def layer_chain(layers: Sequence[Callable], x: State, *, jacobian: str = "auto", check: bool = True) -> JacobianChain:
@@ -299,7 +281,9 @@ def layer_chain(layers: Sequence[Callable], x: State, *, jacobian: str = "auto",
 
     Args:
         layers: callables ``layer(h) -> h``; those with a method ``jacobian(h)`` (every `jacspec.layers`) are analytic.
+            Each is called once: an `nnx` module may write statistics or draw a mask, and is itself left as it was.
         x: the network's input, the first state: one example, or the whole batch where BatchNorm is in train mode.
+            Complex states count as in `jacobian_chain`.
         jacobian: ``"auto"``, ``"analytic"`` or ``"autodiff"``.
         check: look at the values of concrete arrays.
 
@@ -307,8 +291,9 @@ def layer_chain(layers: Sequence[Callable], x: State, *, jacobian: str = "auto",
         A `JacobianChain` whose T is the number of layers. Equal layers are stacked and scanned, others kept as a list.
 
     Raises:
-        TypeError: if `layers` is no sequence of callables, or x not floating.
-        ValueError: for unknown options, an analytic Jacobian that is missing, NaN or Inf in the arguments.
+        TypeError: if `layers` is no sequence of callables, x not floating or complex, or a layer raises it.
+        ValueError: for unknown options, an analytic Jacobian that is missing, NaN or Inf in the arguments, a layer that
+            changes itself and occurs again, or that raises any other exception (which is the cause of this one).
 
     Example:
         >>> import jax.numpy as jnp, jacspec as js
@@ -320,31 +305,37 @@ def layer_chain(layers: Sequence[Callable], x: State, *, jacobian: str = "auto",
     _checks.one_of(name, "jacobian", jacobian, ("auto", "analytic", "autodiff"))
     if not isinstance(layers, Sequence):
         raise TypeError(_checks.message(name, "layers", "must be a sequence of callables", type(layers).__name__))
-    h = _steps.checked_state(name, "x", x)
+    h = _states.checked_state(name, "x", x)
     if check:
         _checks.finite(name, "x", h)
     layers, h = _precision.widened(name, layers=list(layers), x=h)
     programs = _steps.checked_layers(name, layers, h, jacobian == "analytic", check)
-    given = (_links.layers_nonfinite(programs),) if check else ()
-    states, operators = [h], []
-    for layer in layers:
-        analytic = jacobian != "autodiff" and hasattr(layer, "jacobian")
-        operators.append(layer.jacobian(h) if analytic else Matrix(Linearized(_steps.Layer(layer), h, None).dense()))
-        h = layer(h)
-        states.append(h)
-    widths = tuple(_steps.size(h) for h in states)
-    return _with_flag(of_operators(operators, states, widths), first_nonfinite_of(states), *given, warn=check)
+    given = _finite.layers_nonfinite(programs) if check else jnp.asarray(-1)
+    states, operators, sound = [h], [], []
+    for i, (layer, program) in enumerate(zip(layers, programs, strict=True)):
+        h, new = states[-1], program(states[-1])
+        if jacobian != "autodiff" and hasattr(layer, "jacobian") and not _states.has_parts((h, new)):
+            J, ok = _steps.own_jacobian(name, f"layers[{i}]", layer, h), jnp.asarray(True)
+        else:
+            m = _states.size(new)
+            ask = lambda h, program=program, m=m: _links.linearized(program, h, m)
+            J, ok = called(name, f"layers[{i}]", ask, h, form="layer(h) -> h")
+        operators.append(J)
+        sound.append(ok)
+        states.append(new)
+    widths = tuple(_states.size(h) for h in states)
+    links = of_operators(operators, states, jnp.stack(sound) if sound else jnp.ones(0, bool), widths)
+    return _flagged(name, links, given, first_nonfinite_of(states), warn=check)
 
 
-def _with_flag(links: Any, *bad: Array, warn: bool) -> JacobianChain:
-    """The chain with the index of its first state, driver or parameter that is not finite."""
-    first = _links.earliest(*bad)
+def _flagged(name: str, links: Any, given: Array, bad: Array, *, warn: bool) -> JacobianChain:
+    """The chain with the index of its first state, driver or parameter that is not finite, and a warning of it."""
+    chain = JacobianChain(links, _finite.earliest(given, bad))
+    first = chain.first_nonfinite
     if warn and _checks.is_concrete(first) and first >= 0:
-        warnings.warn(f"jacspec: the state is not finite at step {first}; what depends on it is NaN", stacklevel=3)
-    return JacobianChain(links, first)
-
-
-def _with_matrices(links: Any) -> JacobianChain:
-    """The chain of given matrices, with the index (from 1) of the first that is not finite."""
-    bad = first_nonfinite_of(links.operators) if isinstance(links, Listed) else first_nonfinite(links.parts())
-    return JacobianChain(links, jnp.where(bad < 0, bad, bad + 1))
+        t = int(first)
+        if bad == first:
+            _finite.warn_of_state(name, links.state(t - 1), links.state(t), t)
+        else:
+            _finite.warn_of_jacobian(name, t)
+    return chain

@@ -1,5 +1,7 @@
 """Ways to build a chain out of several: layers into one step, a sequence into one state, a batch outside."""
 
+import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jacspec import _checks
+from jacspec import _checks, _states
+from jacspec._calls import called
 from jacspec.chain import JacobianChain, jacobian_chain
 from jacspec.typing import Driver, State, Step
 
@@ -47,7 +50,7 @@ def batched(
         (5, 2)
     """
     name = "batched"
-    _checks.function(name, "question", question, "chain -> answer")
+    _checks.function(name, "question", question, "question(chain) -> answer")
     for argument, tree in (("h0", h0), ("xs", xs)):
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
             where = argument + jax.tree_util.keystr(path)
@@ -62,7 +65,16 @@ def batched(
     if options.get("check", True):
         for argument, tree in (("step", step), ("h0", h0), ("xs", xs)):
             _checks.finite(name, argument, tree)
-    return jax.vmap(lambda h, x: question(jacobian_chain(step, h, x, **options)), in_axes=in_axes)(h0, xs)
+    for argument, tree in (("h0", h0), ("xs", xs)):
+        _states.refuse_explicit_axes(name, argument, tree)
+
+    def one(h, x):
+        chain = jacobian_chain(step, h, x, **options)
+        return called(name, "question", lambda _: question(chain), chain.states, form="question(chain) -> answer")
+
+    hint = "All batch axes have one size; in_axes=(None, 0) shares one initial state."
+    form = "(h0, xs) with axes as in jax.vmap"
+    return called(name, "in_axes", jax.vmap(one, in_axes=in_axes), h0, xs, form=form, way_out=lambda _: hint)
 
 
 def stack(*steps: Step) -> Step:
@@ -71,33 +83,103 @@ def stack(*steps: Step) -> Step:
     The state is the tuple of layer states; layer l receives the new output of layer l-1 (its ``output(h)`` where a cell
     has that method, such as h of an LSTM's (c, h), else its whole state), the first layer receives x.
 
+    A layer without memory may stand between them: anything called on one argument alone (every `jacspec.layers`, a
+    Flax layer, ``jnp.tanh``). It acts on what the step below gives out and has no place in the state.
+
     Args:
         steps: the layers' steps, from the input up.
 
     Returns:
-        A step on tuples of states.
+        A step on tuples of states, one for each step that has one. It knows its first state where all of them do
+        (``h0=None`` of `jacobian_chain`).
 
     Raises:
-        TypeError: if a step is not callable; on a call, for a state that is not a tuple of one state a step.
+        TypeError: if a step is not callable; on a call, for a state that is not a tuple of one state a recurrent step.
         ValueError: if there is no step.
+
+    Example:
+        >>> import jax.numpy as jnp, jacspec as js
+        >>> step = js.stack(js.cells.Elman(jnp.eye(2)), js.layers.LayerNorm(), lambda h, x: jnp.tanh(h + x))
+        >>> [h.tolist() for h in step((jnp.zeros(2), jnp.zeros(2)), None)]
+        [[0.0, 0.0], [0.0, 0.0]]
     """
     if not steps:
         raise ValueError(_checks.message("stack", "steps", "is empty", "no step", "one step or more"))
     for i, step in enumerate(steps):
         _checks.function("stack", f"steps[{i}]", step, "step(h, x) -> h")
+    return _Sweep(steps)
 
-    def sweep(states: tuple, x: Driver) -> tuple:
-        if not isinstance(states, tuple) or len(states) != len(steps):
-            got = f"{len(states)} of them" if isinstance(states, tuple) else type(states).__name__
-            want = f"a tuple of {len(steps)} states, one a step"
-            raise TypeError(_checks.message("stack", "states", "does not fit the steps", got, want))
-        new = []
-        for step, h in zip(steps, states, strict=True):
-            new.append(step(h, x))
-            x = getattr(step, "output", lambda state: state)(new[-1])
+
+class _Sweep:
+    """The step of a stack."""
+
+    def __init__(self, steps: tuple[Step, ...]):
+        self.steps = steps
+
+    def __call__(self, states: tuple, x: Driver = None) -> tuple:
+        """The new states, lowest first."""
+        recurrent = self._recurrent(states)
+        waiting, new = iter(states), []
+        for i, step in enumerate(self.steps):
+            argument = f"steps[{i}]"
+            if i in recurrent:
+                new.append(called("stack", argument, step, next(waiting), x, form="step(h, x) -> h"))
+                x = _output(step, new[-1])
+            else:
+                x = called("stack", argument, step, x, form="layer(x) -> x")
         return tuple(new)
 
-    return sweep
+    def _recurrent(self, states: Any) -> list[int]:
+        """The numbers of the steps that have a state."""
+        recurrent = [i for i, step in enumerate(self.steps) if not _is_layer(step)]
+        if isinstance(states, tuple) and len(states) in (len(self.steps), len(recurrent)):
+            return recurrent if len(states) == len(recurrent) else list(range(len(self.steps)))
+        got = "an array" if hasattr(states, "shape") else type(states).__name__
+        got = f"{len(states)} of them" if isinstance(states, tuple) else got
+        want = f"a tuple of {len(recurrent)} states, one a step"
+        layers = [f"steps[{i}]" for i in range(len(self.steps)) if i not in recurrent]
+        hint = (
+            f"{', '.join(layers)} {'is a layer' if len(layers) == 1 else 'are layers'} without a state."
+            if layers
+            else ""
+        )
+        raise TypeError(_checks.message("stack", "states", "does not fit the steps", got, want, hint))
+
+    @property
+    def initial_state(self) -> Callable:
+        """x -> the zero states, if every step with a state knows its own; else an AttributeError."""
+        known = [None if _is_layer(step) else step.initial_state for step in self.steps]  # type: ignore[attr-defined]
+
+        def states(x: Driver = None) -> tuple:
+            found = []
+            for step, start in zip(self.steps, known, strict=True):
+                if start is None:
+                    x = jax.eval_shape(step, x)
+                else:
+                    found.append(start(x))
+                    x = _output(step, found[-1])
+            return tuple(found)
+
+        return states
+
+
+def _output(step: Step, state: State) -> Any:
+    """What the step above receives."""
+    return getattr(step, "output", lambda state: state)(state)
+
+
+def _is_layer(step: Any) -> bool:
+    """Whether a callable wants one argument and keeps no state."""
+    if hasattr(step, "initial_state"):
+        return False
+    try:
+        parameters = inspect.signature(step).parameters.values()
+    except (TypeError, ValueError):  # no signature to read
+        return False
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return sum(p.default is p.empty for p in positional) == 1 and not any(
+        p.kind is p.VAR_POSITIONAL for p in parameters
+    )
 
 
 def over_time(step: Callable, initial: State | None = None) -> Step:
@@ -114,16 +196,28 @@ def over_time(step: Callable, initial: State | None = None) -> Step:
         A step on sequences.
 
     Raises:
-        TypeError: if `step` is not callable, or `initial` not floating.
+        TypeError: if `step` is not callable, or `initial` not floating; on a call, if the step does not return a state
+            like `initial`.
         ValueError: for NaN or Inf in `initial`.
     """
-    _checks.function("over_time", "step", step, "step(h, x, p) -> h")
+    name, form = "over_time", "step(h, x, p) -> h"
+    _checks.function(name, "step", step, form)
     for path, leaf in jax.tree_util.tree_leaves_with_path(initial):
-        _checks.array("over_time", "initial" + jax.tree_util.keystr(path), leaf)
-    _checks.finite("over_time", "initial", initial)
+        _checks.array(name, "initial" + jax.tree_util.keystr(path), leaf)
+    _checks.finite(name, "initial", initial)
 
     def layer(sequence: State, p: Driver) -> State:
-        start = jax.tree.map(lambda s: jnp.zeros_like(s[0]), sequence) if initial is None else initial
+        one = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape[1:], s.dtype), sequence)
+        start = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), one) if initial is None else initial
+        out = called(name, "step", functools.partial(jax.eval_shape, step), _states.shapes(start), one, p, form=form)
+        trees = [(jax.tree.structure(tree), [leaf.shape for leaf in jax.tree.leaves(tree)]) for tree in (start, out)]
+        if trees[0] != trees[1]:
+            got, hint = (
+                f"shapes {trees[0][1]}",
+                "Give initial, the state before the first time, as the step returns it.",
+            )
+            raise TypeError(_checks.message(name, "initial", "does not fit the step", got, f"{trees[1][1]}", hint))
+        start = jax.tree.map(lambda h, new: jnp.asarray(h, new.dtype), start, out)
         return lax.scan(lambda h, x: (step(h, x, p),) * 2, start, sequence)[1]
 
     return layer

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jacspec import _checks, _precision, _steps
+from jacspec import _checks, _precision, _states, _steps
 from jacspec._links import Along
 from jacspec._pytree import pytree
 from jacspec.chain import jacobian_chain, layer_chain, rescale
@@ -227,12 +227,10 @@ def _layer_gradients(
     cotangents(name, shapes, cotangent)
     chain = layer_chain(layers, x, **options)
     found = adjoints(chain, cotangent)
-    h = _steps.checked_state(name, "h0", x)
-    inputs, programs = [h], []
-    for layer in layers:
-        programs.append(layer if _steps.is_pytree(layer) else _steps.as_pytree(lambda h, _, f=layer: f(h), h, None))
-        h = layer(h)
-        inputs.append(h)
+    inputs = [_states.checked_state(name, "h0", x)]
+    programs = _steps.checked_layers(name, layers, inputs[0], analytic=False, check=False)
+    for program in programs:
+        inputs.append(program(inputs[-1]))
     directions = found.directions
     each, totals = [], []
     for i, program in enumerate(programs):

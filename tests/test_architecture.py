@@ -12,11 +12,13 @@ ROOT = Path(__file__).resolve().parent.parent
 # The ranks of the design; a half is a helper room between two of them.
 RANKS: dict[str, float] = {
     **dict.fromkeys(["typing", "_pytree", "_checks", "_files", "_origin"], 0),
-    **dict.fromkeys(["_primitives", "_precision"], 0.3),
+    **dict.fromkeys(["_primitives", "_precision", "_calls", "_states"], 0.3),
     **dict.fromkeys(["operators", "_report"], 0.5),
     "_lapack": 0.7,
     **dict.fromkeys(["activations", "_product", "_claims"], 1),
-    **dict.fromkeys(["_steps", "_links"], 1.5),
+    "_links": 1.4,
+    "_steps": 1.5,
+    **dict.fromkeys(["_finite", "_given"], 1.7),
     **dict.fromkeys(["chain", "cells", "layers", "theory"], 2),
     **dict.fromkeys(["_leading", "_long_run", "_walks", "_overlays"], 2.5),
     **dict.fromkeys(["parameter_gradients", "compose"], 3.5),
@@ -28,7 +30,7 @@ RANKS: dict[str, float] = {
     "__main__": 6.5,
 }
 CORE = {"typing", "_pytree", "_checks", "_origin", "operators", "_lapack", "activations", "_product", "_steps", "_links", "chain"}
-CORE |= {"_primitives", "_precision"}
+CORE |= {"_primitives", "_precision", "_calls", "_states", "_finite", "_given"}
 CORE |= {
     "cells",
     "layers",

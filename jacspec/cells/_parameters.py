@@ -9,6 +9,26 @@ from jacspec import _checks
 from jacspec.operators import matmul
 
 
+class Vector:
+    """A cell whose state is one vector."""
+
+    W: Array
+
+    def initial_state(self, x: Any = None) -> Array:
+        """Zeros, shape (n,); x is not used."""
+        del x
+        return jnp.zeros(self.W.shape[-1], self.W.dtype)
+
+
+class Pair(Vector):
+    """A cell whose state is a tuple of two vectors."""
+
+    def initial_state(self, x: Any = None) -> tuple[Array, Array]:  # type: ignore[override]
+        """Zeros twice, each of shape (n,); x is not used."""
+        zero = super().initial_state(x)
+        return zero, zero
+
+
 def recurrent(cell: str, W: Any, gates: int | None = None):
     """W as (n, n), or (gates, n, n) for a gated cell.
 

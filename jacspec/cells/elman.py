@@ -13,7 +13,7 @@ from jacspec.operators import Scaled
 
 
 @pytree
-class Elman:
+class Elman(_parameters.Vector):
     """h_t = f(W h_{t-1} + U x_t + b), with J_t = diag(f'(a_t)) W.
 
     Args:

@@ -82,7 +82,7 @@ class ResetBefore:
 
 
 @pytree
-class GRU:
+class GRU(_parameters.Vector):
     """A gated recurrent unit: h' = (1 - z) n + z h (reset after) or h' = (1 - z) h + z n (reset before).
 
     The update gate z **keeps** the state in the form ``"reset_after"`` (Flax, PyTorch, cuDNN) and **replaces** it in

@@ -96,6 +96,11 @@ class LRU:
         gamma = _parameters.shaped("LRU", "gamma", self.gamma, (n,), "(n,) with n as in nu")
         _parameters.store(self, nu=nu, theta=theta, B=B, gamma=gamma)
 
+    def initial_state(self, x: Array | None = None) -> tuple[Array, Array]:
+        """Zeros twice, each of shape (n,); x is not used."""
+        del x
+        return jnp.zeros_like(self.nu), jnp.zeros_like(self.nu)
+
     @property
     def modulus(self) -> Array:
         """|lambda| = exp(-exp(nu)), shape (n,); it stops short of underflow."""

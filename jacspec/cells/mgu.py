@@ -20,7 +20,7 @@ GATES = ("forget", "candidate")
 
 
 @pytree
-class MGU:
+class MGU(_parameters.Vector):
     """h' = (1 - f) n + f h with one gate f, as in `flax.linen.MGUCell`: f keeps.
 
     Args:

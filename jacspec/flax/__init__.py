@@ -7,15 +7,26 @@ from typing import Any
 from flax import linen, nnx
 
 from jacspec import _checks
-from jacspec.flax._cells import Unknown, analytic
-from jacspec.flax._layers import sequential
+from jacspec.flax._cells import Misfit, Unknown, analytic
+from jacspec.flax._layers import linen_sequential, sequential
 from jacspec.flax._steps import LinenStep as LinenStep
 from jacspec.flax._steps import NNXStep as NNXStep
 from jacspec.flax._steps import linen_step, nnx_step
 
+SCANS = {
+    nnx.RNN: ".cell",
+    linen.RNN: ".cell",
+    nnx.Bidirectional: ".forward_rnn.cell or .backward_rnn.cell",
+    linen.Bidirectional: ".forward_rnn.cell or .backward_rnn.cell",
+}
+
+
+def _name(kind: type) -> str:
+    return f"{'nnx' if issubclass(kind, nnx.Module) else 'linen'}.{kind.__name__}"
+
 
 def from_flax(module: Any, variables: Mapping[str, Any] | None = None) -> Any:
-    """The step of a Flax cell with its analytic Jacobian, or the layers of an `nnx.Sequential`.
+    """The step of a Flax cell with its analytic Jacobian, or the layers of a `Sequential` (NNX or Linen).
 
     NNX ``SimpleCell``, ``LSTMCell``, ``OptimizedLSTMCell``, ``GRUCell`` and Linen ``SimpleCell``, ``LSTMCell``,
     ``OptimizedLSTMCell``, ``GRUCell``, ``MGUCell`` become `cells.Elman`, `cells.LSTM`, `cells.GRU` (reset after) and
@@ -27,16 +38,18 @@ def from_flax(module: Any, variables: Mapping[str, Any] | None = None) -> Any:
     give it ``dtype=jnp.float64`` for a float64 step.
 
     Args:
-        module: a Flax module; of an `nnx.RNN` pass the cell.
+        module: a Flax module; of an `RNN` pass the cell, of a `Bidirectional` the cell of either direction, of a
+            model its recurrent part.
         variables: for Linen, ``{"params": ...}`` or the parameters alone; a bound module brings its own.
 
     Returns:
         A step ``(state, input) -> state`` (a Flax cell returns an output beside it, which is dropped); the state of an
-        LSTM is the tuple (c, h). For `nnx.Sequential` a list of layers for `layer_chain`.
+        LSTM is the tuple (c, h). For a `Sequential` a list of layers for `layer_chain`.
 
     Raises:
-        TypeError: if `module` is no Flax module or is an `nnx.RNN`, or the variables of a Linen module are missing.
-        ValueError: if variables are given with an NNX module.
+        TypeError: if `module` is no Flax module or a scan over a cell, or the variables of a Linen module are missing.
+        ValueError: if variables are given with an NNX module, or are not those of a Linen cell. On a call, if the module
+            changes itself (a memory, Dropout in training): frozen it would be another network.
 
     Example:
         >>> import jax.numpy as jnp, jacspec as js
@@ -50,8 +63,10 @@ def from_flax(module: Any, variables: Mapping[str, Any] | None = None) -> Any:
     """
     if isinstance(module, nnx.Sequential):
         return sequential(module)
-    if isinstance(module, nnx.RNN):
-        raise TypeError(_checks.message("from_flax", "module", "is a scan over a cell", "nnx.RNN", "its .cell"))
+    for kind, cell in SCANS.items():
+        if isinstance(module, kind):
+            want = f"its {cell}" + (", with variables['params']['cell']" if kind is linen.RNN else "")
+            raise TypeError(_checks.message("from_flax", "module", "is a scan over a cell", _name(kind), want))
     if isinstance(module, nnx.Module):
         if variables is not None:
             raise ValueError(_checks.message("from_flax", "variables", "belong to Linen", expected="None with NNX"))
@@ -59,11 +74,19 @@ def from_flax(module: Any, variables: Mapping[str, Any] | None = None) -> Any:
     elif isinstance(module, linen.Module):
         step = linen_step(module, variables)
         module, params = step.module, step.variables.get("params", {})
+        if isinstance(module, linen.Sequential):
+            return linen_sequential(module, step.variables)
     else:
-        want = "a flax.nnx or flax.linen module"
-        raise TypeError(_checks.message("from_flax", "module", "is no Flax module", type(module).__name__, want))
+        want, hint = "a flax.nnx or flax.linen module", "Any function (h, x) -> h is a step as it is."
+        raise TypeError(_checks.message("from_flax", "module", "is no Flax module", type(module).__name__, want, hint))
     try:
         return analytic(module, params)
+    except Misfit as reason:
+        got, want = f"parameters {sorted(params)}", f"those of the {type(module).__name__} itself"
+        hint = "The cell of an RNN has its own in variables['params']['cell']."
+        raise ValueError(
+            _checks.message("from_flax", "variables", "are not those of the module", got, want, hint)
+        ) from reason
     except Unknown as reason:
         text = f"{type(module).__name__} has no analytic Jacobian here ({reason}): automatic differentiation is used"
         warnings.warn(f"jacspec.from_flax: {text}", stacklevel=2)

@@ -40,8 +40,12 @@ class Unknown(Exception):
     """Why a module has no analytic Jacobian here."""
 
 
+class Misfit(Exception):
+    """Parameters in which the cell would look for its own in vain."""
+
+
 def analytic(module: Any, params: Mapping[str, Any]) -> Any:
-    """The cell whose equations the module computes; raises Unknown."""
+    """The cell whose equations the module computes; raises Unknown, or Misfit for variables that are not its own."""
     convert = _CELLS.get(type(module).__call__)
     if convert is None:
         text = "not a cell of the list in from_flax"
@@ -51,7 +55,12 @@ def analytic(module: Any, params: Mapping[str, Any]) -> Any:
         if isinstance(part, nnx.Module) and type(part) is not nnx.Linear:
             text = f"its part {name!r} is a {type(part).__name__}, not a Linear"
             raise Unknown(text)
-    return convert(module, cast(params, module.dtype, type(module).__name__))
+    try:
+        return convert(module, cast(params, module.dtype, type(module).__name__))
+    except Misfit as reason:
+        if isinstance(module, nnx.Module):  # a part of it was replaced
+            raise Unknown(*reason.args) from None
+        raise
 
 
 def cast(params: Any, dtype: Any, name: str) -> Any:
@@ -89,7 +98,7 @@ def _blocks(params: Mapping[str, Any], gates: str) -> tuple[Array, Array, list, 
             names = [next((n for n in (side + g, f"{side}{g}_") if n in params), side + g) for g in gates]
         used |= set(names)
         if not set(names) <= set(params) or any("kernel" not in params[name] for name in names):
-            raise Unknown(text)
+            raise Misfit(text)
         count = len(gates) // len(names)
         kernels = [block.T for name in names for block in jnp.split(params[name]["kernel"], count, axis=1)]
         biases = [params[name].get("bias") for name in names]
