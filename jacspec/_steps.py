@@ -259,7 +259,7 @@ def checked_layers(function: str, layers: Sequence[Callable], h: State, analytic
         if not leaves or not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves):
             got = f"dtypes {[str(leaf.dtype) for leaf in leaves]}"
             raise TypeError(_checks.message(function, name, "must return a floating state", got, "layer(h) -> h"))
-        _precision.warn_if_narrow(function, name, out)
+        _precision.warn_if_narrow(function, name, h)
         if check:
             _checks.finite(function, name, program)
             _checks.finite(function, f"{name}.captured", nested_constants(program))
