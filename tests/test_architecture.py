@@ -17,7 +17,7 @@ RANKS: dict[str, float] = {
     **dict.fromkeys(["activations", "_product", "_claims"], 1),
     **dict.fromkeys(["_steps", "_links"], 1.5),
     **dict.fromkeys(["chain", "cells", "layers", "theory"], 2),
-    **dict.fromkeys(["_leading", "_walks", "_overlays"], 2.5),
+    **dict.fromkeys(["_leading", "_walks", "_overlays", "_doubt"], 2.5),
     **dict.fromkeys(["parameter_gradients", "compose"], 3.5),
     **dict.fromkeys(["spectrum", "lyapunov", "gradients", "initializers", "flax", "tasks", "results", "plotting"], 3),
     **dict.fromkeys(["remedies", "models"], 4),
@@ -27,7 +27,7 @@ RANKS: dict[str, float] = {
     "__main__": 6.5,
 }
 CORE = {"typing", "_pytree", "_checks", "operators", "_lapack", "activations", "_product", "_steps", "_links", "chain"}
-CORE |= {"cells", "layers", "_leading", "_walks", "compose", "spectrum", "lyapunov", "gradients", "parameter_gradients"}
+CORE |= {"cells", "layers", "_leading", "_walks", "_doubt", "compose", "spectrum", "lyapunov", "gradients", "parameter_gradients"}
 LONGEST = 350
 RUNNER = ("figures/__main__.py", "figures/_drawing.py")
 
