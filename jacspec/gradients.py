@@ -42,6 +42,11 @@ class Adjoints:
     log_norms: Array
     resolved: Array
 
+    @property
+    def known_log_norms(self) -> Array:
+        """The log norms, NaN where they are not resolved."""
+        return jnp.where(self.resolved, self.log_norms, jnp.nan)
+
 
 def adjoints(chain: JacobianChain, cotangent: State) -> Adjoints:
     """dE/dh_t at every t, backward through the chain.
@@ -85,8 +90,7 @@ def log_gradient_norms(chain: JacobianChain, cotangent: State) -> Array:
         TypeError: as `adjoints`.
         ValueError: as `adjoints`.
     """
-    found = adjoints(chain, cotangent)
-    return jnp.where(found.resolved, found.log_norms, jnp.nan)
+    return adjoints(chain, cotangent).known_log_norms
 
 
 def cotangents(name: str, chain: JacobianChain, cotangent: State) -> tuple[Any, Any]:

@@ -42,7 +42,8 @@ class SpectrumProbe:
     """The leading k Lyapunov exponents or log singular values of the chain, means over examples.
 
     Over time they are those of the hidden state from the zero state on; over depth those between the first hidden layer
-    and the last. With BatchNorm in training mode the state is the whole batch.
+    and the last. With BatchNorm in training mode the state is the whole batch. NaN where a value is not resolved for one of
+    the examples.
 
     Args:
         k: how many.
@@ -87,10 +88,12 @@ class SpectrumProbe:
         def ask(inputs: Array) -> dict[str, Array]:
             chain = _inner(model, inputs)
             questions = {
-                "lyapunov_exponents": lambda: lyapunov_exponents(chain, k=self.k, transient=self.transient).exponents,
-                "log_singular_values": lambda: spectrum(chain, k=self.k).log_singular_values,
+                "lyapunov_exponents": lambda: lyapunov_exponents(chain, k=self.k, transient=self.transient),
+                "log_singular_values": lambda: spectrum(chain, k=self.k),
             }
-            return {name: questions[name]() for name in asked}
+            value = {"lyapunov_exponents": "exponents"}
+            found = {name: questions[name]() for name in asked}
+            return {name: reading.known(getattr(one, value.get(name, name)), one) for name, one in found.items()}
 
         return jax.tree.map(lambda a: a.mean(axis=0), each(ask)(few.inputs))
 
@@ -100,7 +103,8 @@ class GradientProbe:
     """``log_gradient_norms``: log of ||dE/dh_s|| for s = 0..S, nats, means over examples of the logs.
 
     E is the loss of the task over the batch. Over time S = T, and T - s is the lag behind the last step; over depth h_S
-    is the output and h_0 the input. -inf where a gradient is exactly zero for an example.
+    is the output and h_0 the input. -inf where a gradient is exactly zero for an example, NaN where its norm is not
+    resolved for one (see `jacspec.gradients.Adjoints`).
 
     Args:
         task: whose loss it is.

@@ -92,6 +92,11 @@ def readout(model: Recurrent) -> Any:
     return lambda h: W @ show(h if depth == 1 else h[-1]) + b
 
 
+def known(values: Array, found: Any) -> Array:
+    """Exponents or singular values of a spectrum, NaN where it says that they are not resolved or not converged."""
+    return jnp.where(found.resolved & found.converged, values, jnp.nan)
+
+
 def fits(name: str, model: Any, task: Task, batch: int) -> None:
     """Refuse a model that cannot read the sequences of a task or does not answer what it asks.
 
