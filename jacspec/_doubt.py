@@ -24,7 +24,7 @@ from jacspec import _checks
 from jacspec._product import logs as lg
 from jacspec._product.orthogonal import STOPPED
 from jacspec.chain import rescale
-from jacspec.operators import smallest_factor
+from jacspec.operators import smallest_factor, stages
 from jacspec.typing import StepJacobian
 
 COPIES = 2
@@ -57,16 +57,20 @@ Map: TypeAlias = Callable[[Array], list[Array]]
 
 def start(vector: Array, support: Array) -> Gradient:
     """A gradient (n,) as it is given; `support` (n,) tells a number that was too small for the dtype from a zero."""
-    tiny = jnp.where(support & (vector == 0), jnp.finfo(vector.dtype).tiny, 0)
-    copies = [vector + tiny * _chance(vector.shape, vector.dtype, 0, i) for i in range(1, 1 + COPIES)]
+    tiny = jnp.where(support & (vector == 0), 2 * jnp.finfo(vector.dtype).tiny, 0)
+    copies = [vector + tiny * (1.5 + _chance(vector.shape, vector.dtype, 0, i)) for i in range(1, 1 + COPIES)]
     return _rescaled((vector, *lax.stop_gradient(copies)), lg.zeros(1 + COPIES, vector.dtype), support)
 
 
 def pulled(gradient: Gradient, J: StepJacobian, t: Array) -> Gradient:
-    """J^T g, where J is the t-th step Jacobian."""
-    n = gradient.support.shape[0]
-    operators = [J, *(_nudged(J, SMALL * n, t, i) for i in range(1, 1 + COPIES))]
-    return through(gradient, [lambda u, J=J: [J.pull(u[:, None])[:, 0]] for J in operators], t)[0]
+    """J^T g, where J is the t-th step Jacobian; the stages of a product are steps of their own."""
+    for place, stage in enumerate(stages(J)):
+        seed = t + (place << 20)
+        most = SMALL * gradient.support.shape[0]
+        operators = [stage, *(_nudged(stage, most, seed, i) for i in range(1, 1 + COPIES))]
+        maps: list[Map] = [lambda u, J=J: [J.pull(u[:, None])[:, 0]] for J in operators]
+        (gradient,) = through(gradient, maps, seed)
+    return gradient
 
 
 def through(gradient: Gradient, maps: Sequence[Map], t: Array) -> list[Gradient]:

@@ -54,6 +54,11 @@ def row_norms(J: StepJacobian) -> Array:
     return norms(J.dense()) if own is None else own()
 
 
+def stages(J: StepJacobian) -> tuple[StepJacobian, ...]:
+    """The operators of which J is the product, the outermost first; J alone where it is none."""
+    return getattr(J, "stages", (J,))
+
+
 @pytree
 class Matrix:
     """J given as an array of shape (m, n)."""
@@ -220,6 +225,11 @@ class Composed:
     def row_norms(self) -> Array:
         """||outer_i|| times the Frobenius norm of the inner one, an upper bound."""
         return row_norms(self.outer) * norms(row_norms(self.inner))
+
+    @property
+    def stages(self) -> tuple[StepJacobian, ...]:
+        """Those of the outer operator and then those of the inner one."""
+        return (*stages(self.outer), *stages(self.inner))
 
     @property
     def factors(self) -> dict[str, Array]:
