@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from jacspec import _checks
@@ -32,6 +33,10 @@ COPIES = 2
 
 NUDGE = 8.0
 """Size of the random changes, in roundings."""
+
+DISTANCE = {4: 5e-3, 8: 1e-7}
+"""Relative distance of a copy from which on a norm is not resolved, by the bytes of a number: a tenth of it is usual after
+5000 steps in float32."""
 
 SMALL = 8
 """Parts of a step Jacobian of at most so many numbers a unit of the state are changed, too."""
@@ -109,7 +114,7 @@ def through(gradient: Gradient, maps: Sequence[Map], t: Array) -> list[Gradient]
     as_they_are = lambda found, copies: ([jnp.ones(v.shape, bool) for v in found], copies)
     supports, copies = _cond(jnp.any(lowest <= STOPPED * least), with_small, as_they_are, fixed, copies)
     columns = zip(found, *copies, strict=True)
-    return [_rescaled(c, logs, s, halvings * math.log(2)) for c, s in zip(columns, supports, strict=True)]
+    return [_rescaled(c, logs, s, halvings) for c, s in zip(columns, supports, strict=True)]
 
 
 def added(a: Gradient, b: Gradient) -> Gradient:
@@ -124,13 +129,13 @@ def added(a: Gradient, b: Gradient) -> Gradient:
 
 
 def read(*parts: Gradient) -> tuple[Array, Array]:
-    """Log of the norm of all parts together, and whether gradient and copies differ by less than sqrt(eps) of it.
+    """Log of the norm of all parts together, and whether gradient and copies differ by less than `DISTANCE` times it.
 
     Where they differ by more the log is that of the largest of them, an upper bound as a rule.
     """
     logs = together([part.logs.hi + part.logs.lo for part in parts])
     apart = together([_log_distances(part) for part in parts])
-    close = apart - logs[0] < 0.5 * math.log(jnp.finfo(logs.dtype).eps)
+    close = apart - logs[0] < math.log(DISTANCE[logs.dtype.itemsize])
     resolved = lax.stop_gradient(jnp.all(jnp.where(logs[0] == -jnp.inf, apart == -jnp.inf, close)))
     return jnp.where(resolved, logs[0], jnp.maximum(logs[0], lax.stop_gradient(jnp.max(logs)))), resolved
 
@@ -154,12 +159,21 @@ def _log_distances(gradient: Gradient) -> Array:
     return jnp.stack(gaps) + top
 
 
-def _rescaled(vectors: Sequence[Array], logs: lg.Logs, support: Array, more: float = 0.0) -> Gradient:
-    """The vectors e^(logs + more) as unit vectors; logs of -inf are for those that are zero."""
-    units, norms = zip(*(rescale(v[:, None]) for v in vectors), strict=True)
-    grown = jnp.concatenate(norms) + more
+def _rescaled(vectors: Sequence[Array], logs: lg.Logs, support: Array, halvings: int = 0) -> Gradient:
+    """2^halvings e^logs times the vectors, rescaled; logs of -inf are for those that are zero."""
+    units, grown = zip(*(rescale(v[:, None]) for v in vectors), strict=True)
+    grown = jnp.concatenate(grown)
     live = (logs.hi != -jnp.inf) & (grown != -jnp.inf)
-    return Gradient(tuple(u[:, 0] for u in units), lg.add(logs, jnp.where(live, grown, 0), live), support)
+    logs = lg.add(logs, jnp.where(live, grown, 0), live)
+    for part in _parts_of_log_two(halvings, grown.dtype):
+        logs = lg.add(logs, part, live)
+    return Gradient(tuple(u[:, 0] for u in units), logs, support)
+
+
+def _parts_of_log_two(factor: int, dtype: Any) -> tuple[Array, Array]:
+    """factor ln 2 as a number of the dtype and what that leaves, so that a sum over many steps does not drift."""
+    whole = np.asarray(factor * math.log(2), dtype)
+    return jnp.asarray(whole), jnp.asarray(factor * math.log(2) - float(whole), dtype)
 
 
 def _cond(predicate: Array, true: Callable, false: Callable, *args: Any) -> Any:

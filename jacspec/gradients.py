@@ -32,10 +32,10 @@ class Adjoints:
         directions: unit-scaled gradients, the state's pytree with a leading axis T+1 (a list where widths change);
             zero where the gradient is exactly zero.
         log_norms: (T+1,), log of the Euclidean norm of dE/dh_t, nats; -inf for an exact zero.
-        resolved: (T+1,), False where fewer than half of the digits of the norm are known: it cancelled (behind a step
-            that removes the mean, the gradient of a sum is zero), it underflowed, or a slope below the dtype's range
-            was stopped short of zero (tanh' beyond a = 36 in float32, 336 in float64). The log norm is then an upper
-            bound as a rule, and the direction is noise.
+        resolved: (T+1,), False where rounding may have changed the norm by more than 5e-3 of it in float32, 1e-7 in
+            float64: it cancelled (behind a step that removes the mean, the gradient of a sum is zero), it underflowed,
+            or a slope below the dtype's range was stopped short of zero (tanh' beyond a = 36 in float32, 336 in
+            float64). The log norm is then an upper bound as a rule, and the direction is noise.
     """
 
     directions: State
