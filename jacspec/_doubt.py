@@ -31,7 +31,7 @@ from jacspec.typing import StepJacobian
 COPIES = 2
 """One alone would miss an error by chance once in a few hundred times."""
 
-NUDGE = 8.0
+NUDGE = 3.0
 """Size of the random changes, in roundings."""
 
 DISTANCE = {4: 5e-3, 8: 1e-7}

@@ -87,13 +87,14 @@ class SpectrumProbe:
 
         def ask(inputs: Array) -> dict[str, Array]:
             chain = _inner(model, inputs)
-            questions = {
-                "lyapunov_exponents": lambda: lyapunov_exponents(chain, k=self.k, transient=self.transient),
-                "log_singular_values": lambda: spectrum(chain, k=self.k),
-            }
-            value = {"lyapunov_exponents": "exponents"}
-            found = {name: questions[name]() for name in asked}
-            return {name: reading.known(getattr(one, value.get(name, name)), one) for name, one in found.items()}
+            out = {}
+            if "lyapunov_exponents" in asked:
+                found = lyapunov_exponents(chain, k=self.k, transient=self.transient)
+                out["lyapunov_exponents"] = reading.known(found.exponents, found)
+            if "log_singular_values" in asked:
+                found = spectrum(chain, k=self.k)
+                out["log_singular_values"] = reading.known(found.log_singular_values, found)
+            return out
 
         return jax.tree.map(lambda a: a.mean(axis=0), each(ask)(few.inputs))
 
