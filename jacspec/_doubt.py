@@ -93,7 +93,7 @@ def through(gradient: Gradient, maps: Sequence[Map], t: Array) -> list[Gradient]
     n, dtype = unit.shape[0], unit.dtype
     halvings = n.bit_length() + 2  # no sum of n terms overflows
     shrink, least = 0.5**halvings, 0.5**halvings * smallest_factor(dtype)
-    nudges = [1 + NUDGE * jnp.finfo(dtype).eps * _chance((n,), dtype, t, i) for i in range(1, 1 + COPIES)]
+    nudges = [_nudge((n,), dtype, t, i) for i in range(1, 1 + COPIES)]
     found = maps[0](shrink * unit)
     copies = [f(shrink * u * x) for f, u, x in zip(maps[1:], others, nudges, strict=True)]
 
@@ -193,10 +193,15 @@ def _nudged(J: Any, most: int, t: Array, seed: int) -> Any:
         dtype = jnp.result_type(leaf)
         if not jnp.issubdtype(dtype, jnp.floating) or jnp.size(leaf) > most:
             return leaf
-        chance = _chance(jnp.shape(leaf), dtype, t, seed + (place + 1) * (COPIES + 1))
-        return leaf * (1 + NUDGE * jnp.finfo(dtype).eps * chance)
+        return leaf * _nudge(jnp.shape(leaf), dtype, t, seed + (place + 1) * (COPIES + 1))
 
     return jax.tree.unflatten(structure, [nudged(leaf, place) for place, leaf in enumerate(leaves)])
+
+
+def _nudge(shape: tuple[int, ...], dtype: Any, t: Array | int, seed: int) -> Array:
+    """Random factors that differ from 1 by half to all of NUDGE roundings: by less, most would be rounded to 1."""
+    chance = _chance(shape, dtype, t, seed)
+    return 1 + NUDGE * jnp.finfo(dtype).eps * (chance + jnp.sign(chance)) / 2
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
