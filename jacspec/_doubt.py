@@ -114,7 +114,11 @@ def through(gradient: Gradient, maps: Sequence[Map], t: Array) -> list[Gradient]
     as_they_are = lambda found, copies: ([jnp.ones(v.shape, bool) for v in found], copies)
     supports, copies = _cond(jnp.any(lowest <= STOPPED * least), with_small, as_they_are, fixed, copies)
     columns = zip(found, *copies, strict=True)
-    return [_rescaled(c, logs, s, halvings) for c, s in zip(columns, supports, strict=True)]
+    # a log is rounded, too, to its own size, and in all copies alike
+    wobble = jnp.asarray([_nudge((), dtype, t, -COPIES - i) - 1 for i in range(1, 1 + COPIES)])
+    wobble = jnp.concatenate([jnp.zeros(1, dtype), wobble * (1 + halvings * math.log(2))])
+    out = [_rescaled(c, logs, s, halvings) for c, s in zip(columns, supports, strict=True)]
+    return [g._replace(logs=lg.add(g.logs, wobble, g.logs.hi != -jnp.inf)) for g in out]
 
 
 def added(a: Gradient, b: Gradient) -> Gradient:
