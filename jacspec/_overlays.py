@@ -21,6 +21,10 @@ SAME = 1e-6
 BAND = {"color": "0.85", "linewidth": 0, "zorder": 0}
 
 
+UNRESOLVED = {"color": "0.6", "marker": "o", "markersize": 3, "markerfacecolor": "none", "markeredgewidth": 0.6}
+"""The look of an upper bound."""
+
+
 class Overlay(NamedTuple):
     """How far what was drawn is from its theory.
 
@@ -107,8 +111,8 @@ def _bars(ax: "Axes", values: np.ndarray, free: np.ndarray, edges: np.ndarray, c
 
 
 def plot_exponents(
-    ax: "Axes", exponents: Any, u: Any, theory: Any, *, standard_error: Any = None, color: str = "#0072B2",
-    label: str | None = None,
+    ax: "Axes", exponents: Any, u: Any, theory: Any, *, standard_error: Any = None, resolved: Any = None,
+    color: str = "#0072B2", label: str | None = None,
 ) -> float:  # fmt: skip
     """Draw Lyapunov exponents at (i - 1/2) / n, and the curve lambda(u) of the limit of infinite n.
 
@@ -118,11 +122,12 @@ def plot_exponents(
         u: (m,), ascending in [0, 1].
         theory: (m,), lambda(u).
         standard_error: (n,), or None.
+        resolved: (n,), or None for all; what is not is an upper bound, drawn hollow and gray and left out of the deviation.
         color: of the marks; theory is black.
         label: of the marks in a legend.
 
     Returns:
-        The largest deviation of a finite exponent from the curve, where the curve is finite; nats per step.
+        The largest deviation of a finite, resolved exponent from the curve, where the curve is finite; nats per step.
 
     Raises:
         ValueError: for shapes that do not fit, NaN or inf.
@@ -136,22 +141,27 @@ def plot_exponents(
     values = values[0]
     n = values.size
     at = (np.arange(n) + 0.5) / n
-    finite = np.isfinite(values)
+    known = np.broadcast_to(True if resolved is None else np.asarray(resolved, bool), values.shape)
+    bounds = np.isfinite(values) & ~known
+    finite = np.isfinite(values) & known
     if standard_error is not None:
         error = np.where(finite, np.broadcast_to(np.asarray(standard_error, float), values.shape), 0)
         ax.errorbar(
             at[finite], values[finite], error[finite], color=color, linestyle="none", marker="none", linewidth=0.7
         )
     ax.plot(at[finite], values[finite], color=color, linestyle="none", marker="o", markersize=2, label=label)
-    if (~finite).any():
+    if bounds.any():
+        ax.plot(at[bounds], values[bounds], linestyle="none", **UNRESOLVED)
+    zero = ~np.isfinite(values)
+    if zero.any():
         look = {"color": color, "linestyle": "none", "marker": "v", "markersize": 3, "markerfacecolor": "none"}
-        ax.plot(at[~finite], np.full((~finite).sum(), 0.02), transform=ax.get_xaxis_transform(), clip_on=False, **look)
-    known = np.isfinite(theory)
-    ax.plot(u[known], theory[known], color="black", linestyle="-", marker="none", zorder=3)
-    compared = finite & (at >= u[known].min(initial=np.inf)) & (at <= u[known].max(initial=-np.inf))
+        ax.plot(at[zero], np.full(zero.sum(), 0.02), transform=ax.get_xaxis_transform(), clip_on=False, **look)
+    drawn = np.isfinite(theory)
+    ax.plot(u[drawn], theory[drawn], color="black", linestyle="-", marker="none", zorder=3)
+    compared = finite & (at >= u[drawn].min(initial=np.inf)) & (at <= u[drawn].max(initial=-np.inf))
     if not compared.any():
         return float("nan")
-    return float(np.abs(values[compared] - np.interp(at[compared], u[known], theory[known])).max())
+    return float(np.abs(values[compared] - np.interp(at[compared], u[drawn], theory[drawn])).max())
 
 
 def _measured(function: str, argument: str, values: Any) -> np.ndarray:

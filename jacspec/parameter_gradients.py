@@ -7,17 +7,18 @@ where d+ is the immediate derivative, h_{t-1} held fixed (Pascanu, Mikolov & Ben
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jacspec import _checks, _precision, _states, _steps
+from jacspec import _checks, _doubt, _precision, _states, _steps
+from jacspec._doubt import Gradient
 from jacspec._links import Along
 from jacspec._pytree import pytree
-from jacspec.chain import jacobian_chain, layer_chain, rescale
-from jacspec.gradients import Adjoints, add_scaled, adjoints, adjoints_jitted, cotangents
+from jacspec.chain import JacobianChain, jacobian_chain, layer_chain
+from jacspec.gradients import carried, cotangents, shaped
 from jacspec.typing import Driver, State, Step
 
 
@@ -30,11 +31,24 @@ class LagTerms:
         by_parameter: the same for every leaf of the step, a pytree of (T,).
         terms: unit-scaled summands, the step's pytree with a leading axis T, or None if not asked for. Summand i is
             ``terms[i] * exp(log_norms[i])``.
+        resolved: (T,), False where `log_norms` is an upper bound only, see `jacspec.gradients.Adjoints`.
+        resolved_by_parameter: the same of `by_parameter`; False for leaves that are not floating.
     """
 
     log_norms: Array
     by_parameter: Any
     terms: Any
+    resolved: Array
+    resolved_by_parameter: Any
+
+
+class Resolved(NamedTuple):
+    """Which norms of `ParameterGradients` are resolved: its fields, with a bool in the place of each number."""
+
+    step: Any
+    drivers: Any
+    step_total: Array
+    driver_totals: Array | None
 
 
 @pytree
@@ -47,12 +61,15 @@ class ParameterGradients:
         drivers: a pytree like xs: (T,) numbers a leaf, one for every driver; NaN for leaves that are not floating.
         step_total: log norm over all parameters of the step; for a list of layers, one number a layer, (L,).
         driver_totals: (T,), log norm over all leaves of each driver; None without floating drivers.
+        resolved: the same fields with a bool for each number, False where it is an upper bound only, see
+            `jacspec.gradients.Adjoints`; ``found.resolved.step_total``.
     """
 
     step: Any
     drivers: Any
     step_total: Array
     driver_totals: Array | None
+    resolved: Resolved
 
 
 def parameter_gradient_by_lag(
@@ -79,8 +96,8 @@ def parameter_gradient_by_lag(
     """
     name = "parameter_gradient_by_lag"
     _checks.one_of(name, "terms", terms, (True, False))
-    program, states, drivers, found = _prepared(name, step, h0, xs, cotangent, options, needs_parameters=True)
-    return _lag_terms(program, states, drivers, found, terms)
+    chain, last, earlier = _prepared(name, step, h0, xs, cotangent, options, needs_parameters=True)
+    return _lag_terms(chain, last, earlier, terms)
 
 
 def parameter_gradient_norms(
@@ -114,25 +131,21 @@ def parameter_gradient_norms(
         if xs is not None:
             raise ValueError(_checks.message(name, "xs", "goes with a step, not with layers", expected="None"))
         return _layer_gradients(name, step, h0, cotangent, options)
-    program, states, drivers, found = _prepared(name, step, h0, xs, cotangent, options)
-    return _summed(program, states, drivers, found)
+    return _summed(*_prepared(name, step, h0, xs, cotangent, options))
 
 
 def _prepared(
     name: str, step: Step, h0: State, xs: Driver, cotangent: State, options: dict, *, needs_parameters: bool = False
-):
-    """The step as a pytree, its trajectory, its drivers, and the adjoints at the states it produced."""
+) -> tuple[JacobianChain, Any, Any]:
+    """The chain that keeps its states, and the cotangents."""
     _checks.one_of(name, "store", options.get("store", False), ("auto", True, False))
     options = options | {"store": False}
     unchecked: dict[str, Any] = options | {"check": False}
     shapes = jax.eval_shape(lambda: jacobian_chain(step, h0, xs, **unchecked))
-    last, earlier = cotangents(name, shapes, cotangent)
+    given = cotangents(name, shapes, cotangent)
     if needs_parameters and not _split(shapes.links.step)[0]:
         raise ValueError(_checks.message(name, "step", "has no floating parameters", hint="Capture or hold arrays."))
-    chain = jacobian_chain(step, h0, xs, **options)
-    links = chain.links
-    assert isinstance(links, Along)  # what store=False makes
-    return links.step, links.before, links.drivers, adjoints_jitted(chain, last, earlier)
+    return jacobian_chain(step, h0, xs, **options), *given
 
 
 def _split(tree: Any) -> tuple[list[Array], Callable]:
@@ -149,71 +162,76 @@ def _split(tree: Any) -> tuple[list[Array], Callable]:
     return [leaves[i] for i in floating], rebuild
 
 
-def _log_norms(leaves: Sequence[Array]) -> tuple[list[Array], Array]:
-    """Log norms of the leaves, and of all of them together."""
-    each = [rescale(leaf.reshape(-1, 1))[1][0] for leaf in leaves]
-    return each, _together(each)
+def _terms(f: Callable, leaves: list[Array], out: State, gradient: Gradient, t: Array | int) -> list[Gradient]:
+    """(df/dleaf)^T g for every leaf, where f(leaves) has the shapes of `out`."""
+    if not leaves:
+        return []
+    _, vjp = jax.vjp(f, leaves)
+    dtype = gradient.units[0].dtype
+    pull = lambda u: [leaf.ravel().astype(dtype) for leaf in vjp(shaped(out, u))[0]]
+    return _doubt.through(gradient, [pull] * (1 + _doubt.COPIES), t)
 
 
-def _together(logs: Sequence[Array]) -> Array:
-    """log sqrt(sum_i e^(2 l_i))."""
-    if not logs:
-        return jnp.asarray(-jnp.inf)
-    stacked = jnp.stack(logs)
-    top = jnp.max(stacked)
-    safe = jnp.where(top == -jnp.inf, 0, top)
-    return safe + 0.5 * jnp.log(jnp.sum(jnp.exp(2 * (stacked - safe))))
+def _read(terms: Sequence[Gradient], dtype: Any) -> tuple[list[Array], list[Array], Array, Array]:
+    """Log norm of each term and whether it is resolved, and the same of all together."""
+    each = [_doubt.read(term) for term in terms]
+    total, resolved = _doubt.read(*terms) if terms else (jnp.asarray(-jnp.inf, dtype), jnp.asarray(True))
+    return [log for log, _ in each], [known for _, known in each], total, resolved
 
 
-def _slices(before: State, found: Adjoints):
-    return before, jax.tree.map(lambda d: d[1:], found.directions), found.log_norms[1:]
+def _walked(chain: JacobianChain, last: Any, earlier: Any, f: Callable, carry: Any) -> tuple[Any, Any]:
+    """``carry, out = f(carry, t, h_{t-1}, x_t, dE/dh_t)`` for t = 1..T, the outs stacked."""
+    links = chain.links
+    assert isinstance(links, Along)  # what store=False makes
+    found = carried(chain, last, earlier, lambda gradient: gradient)
+    given = jnp.arange(1, chain.length + 1), links.before, links.drivers, jax.tree.map(lambda g: g[1:], found)
+    return jax.lax.scan(lambda carry, item: f(carry, *item), carry, given)
 
 
-@functools.partial(jax.jit, static_argnums=4)
-def _lag_terms(program: Any, states: State, drivers: Driver, found: Adjoints, keep: bool) -> LagTerms:
-    parameters, rebuild = _split(program)
+def _blanked(chain: JacobianChain, tree: Any) -> Any:
+    """NaN for numbers and False for bools if the chain is not finite."""
+    ok = chain.first_nonfinite < 0
+    return jax.tree.map(lambda a: a & ok if a.dtype == bool else jnp.where(ok, a, jnp.nan), tree)
 
-    def body(carry, item):
-        (h, direction, log), x = item
-        _, vjp = jax.vjp(lambda p: rebuild(p)(h, x), parameters)
-        (term,) = vjp(direction)
-        each, total = _log_norms(term)
-        unit = [leaf / jnp.exp(jnp.where(total == -jnp.inf, 0, total)) for leaf in term] if keep else None
-        return carry, ([log + one for one in each], log + total, unit)
 
-    _, (each, totals, units) = jax.lax.scan(body, None, (_slices(states, found), drivers))
-    return LagTerms(totals, rebuild(each, jnp.nan), rebuild(units) if keep else None)
+@functools.partial(jax.jit, static_argnums=3)
+def _lag_terms(chain: JacobianChain, last: Any, earlier: Any, keep: bool) -> LagTerms:
+    parameters, rebuild = _split(chain.links.step)
+
+    def body(carry, t, h, x, gradient):
+        terms = _terms(lambda p: rebuild(p)(h, x), parameters, h, gradient, t)
+        each, known, total, resolved = _read(terms, chain.dtype)
+        scales = [jnp.exp((term.logs.hi[0] - total) + term.logs.lo[0]) for term in terms] if keep else []
+        units = [term.units[0] * scale for term, scale in zip(terms, scales, strict=keep)]
+        units = [unit.reshape(p.shape).astype(p.dtype) for unit, p in zip(units, parameters, strict=keep)]
+        return carry, (each, known, total, resolved, units)
+
+    _, found = _walked(chain, last, earlier, body, None)
+    each, known, total, resolved, units = _blanked(chain, found)
+    return LagTerms(total, rebuild(each, jnp.nan), rebuild(units) if keep else None, resolved, rebuild(known, False))
 
 
 @jax.jit
-def _summed(program: Any, states: State, drivers: Driver, found: Adjoints) -> ParameterGradients:
-    parameters, rebuild = _split(program)
-    dtype = found.log_norms.dtype
+def _summed(chain: JacobianChain, last: Any, earlier: Any) -> ParameterGradients:
+    parameters, rebuild = _split(chain.links.step)
+    drivers, rebuild_drivers = _split(chain.links.drivers)
 
-    def body(totals, item):
-        (h, direction, log), x = item
+    def body(totals, t, h, x, gradient):
         inputs, rebuild_x = _split(x)
-        _, vjp = jax.vjp(lambda p, v: rebuild(p)(h, rebuild_x(v)), parameters, inputs)
-        by_parameter, by_driver = vjp(direction)
-        new = []
-        for leaf, total in zip(by_parameter, totals, strict=True):
-            unit, grown = rescale(leaf.astype(dtype).reshape(-1, 1))
-            new.append(add_scaled(total, (unit, log + grown)))
-        each, driver_total = _log_norms(by_driver)
-        return new, ([log + one for one in each], log + driver_total)
+        f = lambda leaves: rebuild(leaves[: len(parameters)])(h, rebuild_x(leaves[len(parameters) :]))
+        terms = _terms(f, [*parameters, *inputs], h, gradient, t)
+        mine, given = terms[: len(parameters)], terms[len(parameters) :]
+        return [_doubt.added(a, b) for a, b in zip(totals, mine, strict=True)], _read(given, chain.dtype)
 
     # a scale for every leaf: one that acted long ago lies far below the others
-    start = [(jnp.zeros((p.size, 1), dtype), jnp.full(1, -jnp.inf, dtype)) for p in parameters]
-    totals, (each, driver_totals) = jax.lax.scan(body, start, (_slices(states, found), drivers))
-    parts = [log[0] for _, log in totals]
-    _, rebuild_drivers = _split(drivers)
-    floating = bool(each)
+    nothing = [_doubt.start(jnp.zeros(p.size, chain.dtype), jnp.zeros(p.size, bool)) for p in parameters]
+    totals, by_driver = _walked(chain, last, earlier, body, nothing)
+    each, known, total, resolved = _blanked(chain, _read(totals, chain.dtype))
+    by_each, by_known, by_total, by_resolved = _blanked(chain, by_driver)
     return ParameterGradients(
-        rebuild(parts, jnp.nan),
-        rebuild_drivers(each, jnp.nan),
-        _together(parts).astype(dtype),
-        driver_totals if floating else None,
-    )
+        rebuild(each, jnp.nan), rebuild_drivers(by_each, jnp.nan), total, by_total if drivers else None,
+        Resolved(rebuild(known, False), rebuild_drivers(by_known, False), resolved, by_resolved if drivers else None),
+    )  # fmt: skip
 
 
 def _layer_gradients(
@@ -224,23 +242,22 @@ def _layer_gradients(
     layers, x = _precision.widened(name, step=list(layers), h0=x)
     unchecked: dict[str, Any] = options | {"check": False}
     shapes = jax.eval_shape(lambda: layer_chain(layers, x, **unchecked))
-    cotangents(name, shapes, cotangent)
+    last, earlier = cotangents(name, shapes, cotangent)
     chain = layer_chain(layers, x, **options)
-    found = adjoints(chain, cotangent)
-    inputs = [_states.checked_state(name, "h0", x)]
-    programs = _steps.checked_layers(name, layers, inputs[0], analytic=False, check=False)
-    for program in programs:
-        inputs.append(program(inputs[-1]))
-    directions = found.directions
-    each, totals = [], []
+    found = carried(chain, last, earlier, lambda gradient: gradient)
+    h = _states.checked_state(name, "h0", x)
+    programs = _steps.checked_layers(name, layers, h, analytic=False, check=False)
+    steps, knowns, totals, resolved = [], [], [], []
     for i, program in enumerate(programs):
         parameters, rebuild = _split(program)
-        direction = (
-            directions[i + 1] if isinstance(directions, list) else jax.tree.map(lambda d, i=i: d[i + 1], directions)
-        )
-        call = (lambda p, h=inputs[i], r=rebuild: r(p)(h)) if parameters else None
-        term = jax.vjp(call, parameters)[1](direction)[0] if call else []
-        parts, total = _log_norms(term)
-        each.append(rebuild([part + found.log_norms[i + 1] for part in parts], jnp.nan))
-        totals.append(total + found.log_norms[i + 1])
-    return ParameterGradients(each, None, jnp.stack(totals), None)
+        gradient = found[i + 1] if isinstance(found, list) else jax.tree.map(lambda g, i=i: g[i + 1], found)
+        out = program(h)
+        terms = _terms(lambda p, h=h, rebuild=rebuild: rebuild(p)(h), parameters, out, gradient, i + 1)
+        each, known, total, one = _blanked(chain, _read(terms, chain.dtype))
+        steps.append(rebuild(each, jnp.nan))
+        knowns.append(rebuild(known, False))
+        totals.append(total)
+        resolved.append(one)
+        h = out
+    total, one = jnp.stack(totals), jnp.stack(resolved)
+    return ParameterGradients(steps, None, total, None, Resolved(knowns, None, one, None))

@@ -15,6 +15,7 @@ import numpy as np
 
 from jacspec import _files
 from jacspec._files import message
+from jacspec._overlays import UNRESOLVED
 from jacspec._overlays import Overlay as Overlay
 from jacspec._overlays import plot_exponents as plot_exponents
 from jacspec._overlays import plot_spectrum as plot_spectrum
@@ -121,7 +122,7 @@ def panel_label(ax: "Axes", label: str) -> None:
     ax.annotate(f"({label})", (0, 1), xytext=(-2, 3), xycoords="axes fraction", textcoords="offset points", **text)
 
 
-def plot_log(ax: "Axes", x: Any, y: Any, *args: Any, **options: Any) -> int:
+def plot_log(ax: "Axes", x: Any, y: Any, *args: Any, resolved: Any = None, **options: Any) -> int:
     """Draw logarithms `y` against `x`, with every value off the scale marked at the edge of the axes.
 
     A -inf (an exact zero) is a hollow triangle at the floor, an inf one at the ceiling, a NaN a cross at the floor. The
@@ -132,6 +133,8 @@ def plot_log(ax: "Axes", x: Any, y: Any, *args: Any, **options: Any) -> int:
         x: Positions, shape (m,), finite.
         y: Logarithms, shape (m,), any unit.
         *args: For `ax.plot`, as a format string.
+        resolved: Which values are, shape (m,), or None for all. One that is not is an upper bound: the curve leaves it out,
+            and a hollow gray circle marks it.
         **options: For `ax.plot`.
 
     Returns:
@@ -149,11 +152,15 @@ def plot_log(ax: "Axes", x: Any, y: Any, *args: Any, **options: Any) -> int:
         raise ValueError(
             message("plotting.plot_log", "x", "has non-finite values", int((~np.isfinite(x)).sum()), "finite positions")
         )
-    finite = np.isfinite(y)
+    known = np.broadcast_to(True if resolved is None else np.asarray(resolved, bool), y.shape)
+    finite = np.isfinite(y) & known
     neighbors = np.append(False, finite[:-1]) | np.append(finite[1:], False)[: len(y)]
     spaced = np.arange(len(y)) % max(1, len(y) // 12) == 0
     options.setdefault("markevery", np.flatnonzero(spaced | ~neighbors).tolist())  # no stroke reaches a lone point
     (line,) = ax.plot(x, np.where(finite, y, np.nan), *args, **options)
+    bounds = np.isfinite(y) & ~known
+    if bounds.any():
+        ax.plot(x[bounds], y[bounds], linestyle="none", label="_unresolved", **UNRESOLVED)
     edge = ax.get_xaxis_transform()  # x in data, y in fractions of the axes
     marks = ((np.isneginf(y), "v", _EDGE), (np.isposinf(y), "^", 1 - _EDGE), (np.isnan(y), "x", _EDGE))
     for where, marker, height in marks:
@@ -170,7 +177,7 @@ def plot_log(ax: "Axes", x: Any, y: Any, *args: Any, **options: Any) -> int:
                 label="_off_scale",
                 **look,
             )
-    return int((~finite).sum())
+    return int((~np.isfinite(y)).sum())
 
 
 def save_figure(fig: "Figure", name: str, folder: str | os.PathLike = "figures/out") -> tuple[Path, Path]:

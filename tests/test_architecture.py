@@ -20,7 +20,7 @@ RANKS: dict[str, float] = {
     "_steps": 1.5,
     **dict.fromkeys(["_finite", "_given"], 1.7),
     **dict.fromkeys(["chain", "cells", "layers", "theory"], 2),
-    **dict.fromkeys(["_leading", "_long_run", "_walks", "_overlays"], 2.5),
+    **dict.fromkeys(["_leading", "_long_run", "_walks", "_overlays", "_doubt"], 2.5),
     **dict.fromkeys(["parameter_gradients", "compose"], 3.5),
     **dict.fromkeys(["spectrum", "lyapunov", "gradients", "initializers", "flax", "tasks", "results", "plotting"], 3),
     **dict.fromkeys(["remedies", "models"], 4),
@@ -30,7 +30,7 @@ RANKS: dict[str, float] = {
     "__main__": 6.5,
 }
 CORE = {"typing", "_pytree", "_checks", "_origin", "operators", "_lapack", "activations", "_product", "_steps", "_links", "chain"}
-CORE |= {"_primitives", "_precision", "_calls", "_states", "_finite", "_given"}
+CORE |= {"_primitives", "_precision", "_calls", "_states", "_finite", "_given", "_doubt"}
 CORE |= {
     "cells",
     "layers",

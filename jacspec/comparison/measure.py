@@ -11,7 +11,7 @@ from jax import Array
 
 from jacspec._pytree import pytree
 from jacspec.chain import JacobianChain, jacobian_chain
-from jacspec.gradients import adjoints
+from jacspec.gradients import log_gradient_norms
 from jacspec.lyapunov import lyapunov_exponents
 from jacspec.tasks import Batch, Task
 from jacspec.training import reading
@@ -43,7 +43,8 @@ class Measure:
         Returns:
             ``exponents``, (k,): leading growth rates of the QR recursion after a fifth of the steps, nats per step,
             descending. ``slope``: of log||dE/dh_t|| against t by least squares, nats per step; positive where the
-            gradient vanishes on its way back, inf where it vanishes exactly.
+            gradient vanishes on its way back, inf where it vanishes exactly. Both NaN where they are not resolved for
+            one of the sequences.
         """
         if reading.joint(model):
             return self._measured(model, batch.inputs, batch)
@@ -59,8 +60,9 @@ class Measure:
         k = min(LEADING, n)
         if T == 0:
             return {"exponents": jnp.full(k, jnp.nan), "slope": jnp.asarray(jnp.nan)}
-        exponents = lyapunov_exponents(chain, k=k, transient=T // 5).exponents
-        return {"exponents": exponents, "slope": slope(adjoints(chain, cotangent).log_norms)}
+        found = lyapunov_exponents(chain, k=k, transient=T // 5)
+        exponents = reading.known(found.exponents, found)
+        return {"exponents": exponents, "slope": slope(log_gradient_norms(chain, cotangent))}
 
     def _time(self, model: Any, x: Array, batch: Batch) -> tuple[JacobianChain, Any]:
         chain = reading.chain(model, x)
@@ -94,7 +96,7 @@ class _Layer:
 
 
 def slope(log_norms: Array) -> Array:
-    """The slope of log norms (T+1,) against t = 0..T by least squares; inf if one of them is -inf."""
+    """The slope of log norms (T+1,) against t = 0..T by least squares; inf if one is -inf, NaN if one is."""
     t = jnp.arange(log_norms.size, dtype=log_norms.dtype)
     t = t - jnp.mean(t)
     found = jnp.sum(t * jnp.where(jnp.isneginf(log_norms), 0, log_norms)) / jnp.sum(t * t)

@@ -78,13 +78,15 @@ def _loss(ax: Any, comparison: "Comparison", y: np.ndarray) -> None:
 
 
 def _change(ax: Any, pairs: list[tuple[np.ndarray, np.ndarray]], y: np.ndarray, label: str) -> None:
-    """From before to after training; what is not finite stands at the edge."""
+    """From before to after training; what is not finite stands at the edge, what is not resolved (NaN) as a cross."""
     before, after = (np.stack(values) for values in zip(*pairs, strict=True))
     ax.axvline(0, color="0.6", linewidth=0.8, linestyle=":")
     for values, shift, color in ((before, -0.14, BEFORE), (after, 0.14, AFTER)):
         _points(ax, np.where(np.isfinite(values), values, np.nan), y + shift, color)
         edge = ax.get_yaxis_transform()
-        for where, marker, x in ((np.isposinf(values), ">", 0.98), (np.isneginf(values), "<", 0.02)):
+        for where, marker, x in (
+            (np.isposinf(values), ">", 0.98), (np.isneginf(values), "<", 0.02), (np.isnan(values), "x", 0.06),
+        ):  # fmt: skip
             heights = np.broadcast_to((y + shift)[:, None], values.shape)[where]
             ax.plot(np.full(heights.shape, x), heights, marker, color=color, transform=edge, **POINT)
     ax.set_xlabel(label)

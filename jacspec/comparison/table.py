@@ -80,6 +80,7 @@ class Summary:
         slope_before: median of d log||dE/dh_t|| / dt at the start, nats per step; > 0: the gradient vanishes backward.
         slope_after: the same at the end.
         clip_rate: median share of updates that were clipped; NaN without clipping.
+        unresolved: runs with an exponent or a slope that is not resolved; their medians are over the others.
         failures: how many runs exploded, with the first cause of each kind.
     """
 
@@ -101,6 +102,7 @@ class Summary:
     slope_before: float
     slope_after: float
     clip_rate: float
+    unresolved: int
     failures: str
 
 
@@ -110,6 +112,7 @@ def summarize(row: "Row", baseline: float) -> Summary:
     low, high = wilson(int(solved.sum()), len(solved))
     loss = median(row.loss, lost=math.inf)
     kinds = [kind for kind in row.failures.tolist() if kind]
+    ends = row.exponents_before[:, 0], row.exponents_after[:, 0], row.slope_before, row.slope_after
     first = {kind: cause for kind, cause in zip(row.failures[::-1].tolist(), row.causes[::-1].tolist(), strict=True)}
     return Summary(
         remedy=row.remedy, law=row.law, parameters=row.parameters, seeds=len(solved), solved=int(solved.sum()),
@@ -118,6 +121,7 @@ def summarize(row: "Row", baseline: float) -> Summary:
         updates_to_success=median(row.solved_at[solved]), seconds=row.seconds,
         exponent_before=median(row.exponents_before[:, 0]), exponent_after=median(row.exponents_after[:, 0]),
         slope_before=median(row.slope_before), slope_after=median(row.slope_after), clip_rate=median(row.clip_rate),
+        unresolved=int(np.isnan(ends).any(axis=0).sum()),
         failures=" | ".join(f"{kinds.count(kind)} exploded, first: {first[kind]}" for kind in dict.fromkeys(kinds)),
     )  # fmt: skip
 
@@ -146,12 +150,13 @@ COLUMNS = (
 
 
 def cells(s: Summary) -> list[str]:
-    """The texts of one line of the table."""
+    """The texts of one line of the table; * stands beside medians that leave out runs whose value is not resolved."""
+    mark = "*" * bool(s.unresolved)
     return [
         s.remedy, s.law, f"{s.solved}/{s.seeds} ({s.success_low:.2f}-{s.success_high:.2f})",
         _text(s.loss_over_baseline, ".3f"), _text(s.wrong, ".3f"), _text(s.updates_to_success, ".0f"),
-        f"{_text(s.exponent_before, '+.2f')} > {_text(s.exponent_after, '+.2f')}",
-        f"{_text(s.slope_before, '+.2f')} > {_text(s.slope_after, '+.2f')}",
+        f"{_text(s.exponent_before, '+.2f')} > {_text(s.exponent_after, '+.2f')}{mark}",
+        f"{_text(s.slope_before, '+.2f')} > {_text(s.slope_after, '+.2f')}{mark}",
         _text(s.clip_rate, ".2f"), f"{s.seconds:.0f}",
     ]  # fmt: skip
 
@@ -171,6 +176,7 @@ def rich_table(comparison: "Comparison") -> "Table":
     caption = [
         f"loss/base: median held-out loss over {comparison.baseline:.4g}, what the trivial predictor reaches.",
         "exponent, slope of ln|dE/dh_t|: nats per step, before > after training; a slope > 0 vanishes on its way back.",
+        *["*: of the runs in which it is resolved."] * any(line.unresolved for line in lines),
         *(f"{line.remedy}: {line.failures}" for line in lines if line.failures),
     ]
     table = Table(title=Text(title), caption=Text("\n".join(caption)), caption_justify="left")

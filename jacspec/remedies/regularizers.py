@@ -43,7 +43,7 @@ def pascanu_omega(
         chain: a `JacobianChain` of T steps.
         cotangent: as in `jacspec.adjoints`, or the `Adjoints` themselves.
         form: ``"norm"`` (eq. 9) or ``"squared"``, the ratio of squared norms (eq. 10 and the published program).
-        threshold: steps with ||g_t||^2 below it do not count, nor those with g_t = 0 exactly.
+        threshold: steps with ||g_t||^2 below it do not count, nor those with g_t = 0 exactly or not resolved.
         mean: divide by the number of steps that count.
         hold: differentiate the weights of J_t alone: the gradients g_t, the states and the slopes are constants (the
             "immediate" derivative of the paper). For steps whose Jacobian is made of weights, and `from_factors`.
@@ -79,7 +79,7 @@ def pascanu_omega(
     logs = passing.log_norms[1:]
     if hold:
         passing = lax.stop_gradient(passing)
-    counts = (logs > -jnp.inf) & (2 * logs >= jnp.log(jnp.asarray(threshold, logs.dtype)))
+    counts = passing.resolved[1:] & (logs > -jnp.inf) & (2 * logs >= jnp.log(jnp.asarray(threshold, logs.dtype)))
 
     def step(carry, J, g):
         return carry, norms((_weights_only(name, J) if hold else J).pull(g[:, None]), axis=0)[0]
@@ -132,7 +132,7 @@ def flossing(
         qr_every: as in `jacspec.lyapunov_exponents`.
 
     Returns:
-        Scalar, (nats per step)^2; inf if one of the exponents is -inf.
+        Scalar, (nats per step)^2; inf if one of the exponents is -inf, NaN if one is not resolved.
 
     Raises:
         TypeError: as `jacspec.lyapunov_exponents`.
@@ -151,5 +151,5 @@ def flossing(
     if jnp.shape(target) not in ((), (k,)):
         got = f"shape {jnp.shape(target)}"
         raise ValueError(_checks.message("remedies.flossing", "target", "does not fit", got, f"a number or ({k},)"))
-    exponents = lyapunov_exponents(chain, k=k, transient=transient, qr_every=qr_every).exponents
-    return jnp.mean((exponents - target) ** 2)
+    found = lyapunov_exponents(chain, k=k, transient=transient, qr_every=qr_every)
+    return jnp.mean(jnp.where(found.resolved, (found.exponents - target) ** 2, jnp.nan))

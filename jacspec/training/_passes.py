@@ -70,7 +70,7 @@ class Passes:
         h, before = _at(states, s), np.zeros(1)
         if s > 1:
             chain = self._chain(self.batch.inputs if self.joint else self.batch.inputs[row])
-            before = np.asarray(adjoints(chain[: s - 1], _unit(_at(states, s - 1))).log_norms)
+            before = np.asarray(adjoints(chain[: s - 1], _unit(_at(states, s - 1))).known_log_norms)
         if self.joint:
             row = int(np.argmin(np.isfinite(np.asarray(h)).reshape(len(h), -1).all(axis=1)))
         place = {"step": s - 1, "layer": self._first_layer(h)} if self.over_time else {"layer": s - 1}
@@ -92,12 +92,12 @@ class Passes:
             return None
         states, found = self._backward()
         sizes = np.stack([_largest(_row(found.directions, row)) for row in range(len(found.log_norms))])
-        over = sizes + np.asarray(found.log_norms) > self._limit
+        over = sizes + np.asarray(found.known_log_norms) > self._limit
         if not over.any():
             return None
         last = np.where(over, np.arange(over.shape[1]), -1).max(axis=1)
         row = int(np.argmax(last))
-        s, logs = int(last[row]), np.asarray(found.log_norms[row])
+        s, logs = int(last[row]), np.asarray(found.known_log_norms[row])
         place: dict[str, Any] = {("step" if self.over_time else "layer"): min(s, len(logs) - 2)}
         if self.over_time:
             place["layer"] = self._last_layer(_at(_row(found.directions, row), s), float(logs[s]))
@@ -113,7 +113,7 @@ class Passes:
             return {"where": f"row {row}: {text}", "row": row}
         states, found = self._backward()
         which = 0 if self.joint else row
-        logs = np.asarray(found.log_norms[which])
+        logs = np.asarray(found.known_log_norms[which])
         with np.errstate(invalid="ignore"):
             growth = logs[:-1] - logs[1:]
         growth = np.where(np.isfinite(growth), growth, -np.inf)

@@ -67,7 +67,8 @@ class SpectrumProbe:
 
     Over time they are those of the hidden state from the zero state on; over depth those between the first hidden layer
     and the last. With BatchNorm in training mode the state is the whole batch. Of another model than those of
-    `jacspec.models` they are those of its whole chain, over time if it has ``read``.
+    `jacspec.models` they are those of its whole chain, over time if it has ``read``. NaN where a value is not
+    resolved for one of the examples.
 
     Args:
         k: how many.
@@ -117,11 +118,14 @@ class SpectrumProbe:
 
         def ask(inputs: Array) -> dict[str, Array]:
             chain = _inner(model, inputs)
-            questions = {
-                "lyapunov_exponents": lambda: lyapunov_exponents(chain, k=self.k, transient=self.transient).exponents,
-                "log_singular_values": lambda: spectrum(chain, k=self.k).log_singular_values,
-            }
-            return {name: questions[name]() for name in asked}
+            out = {}
+            if "lyapunov_exponents" in asked:
+                found = lyapunov_exponents(chain, k=self.k, transient=self.transient)
+                out["lyapunov_exponents"] = reading.known(found.exponents, found)
+            if "log_singular_values" in asked:
+                found = spectrum(chain, k=self.k)
+                out["log_singular_values"] = reading.known(found.log_singular_values, found)
+            return out
 
         return jax.tree.map(lambda a: a.mean(axis=0), each(ask)(few))
 
@@ -132,7 +136,8 @@ class GradientProbe:
 
     E is the loss over the batch, of the task or given as a function. NaN where the outputs that the states of the chain
     lead to are not those of the model. Over time S = T, and T - s is the lag behind the last step; over depth h_S
-    is the output and h_0 the input. -inf where a gradient is exactly zero for an example.
+    is the output and h_0 the input. -inf where a gradient is exactly zero for an example, NaN where
+    its norm is not resolved for one (see `jacspec.gradients.Adjoints`).
 
     Args:
         task: whose loss it is.

@@ -138,3 +138,8 @@ def cotangent(model: Any, states: State, y_bar: Array) -> State:
     steps = jax.tree.leaves(states)[0].shape[0]
     every = jnp.zeros((steps, y_bar.shape[-1]), y_bar.dtype).at[steps - y_bar.shape[0] :].set(y_bar)
     return jax.vmap(into)(states, every)
+
+
+def known(values: Array, found: Any) -> Array:
+    """Exponents or singular values of a spectrum, NaN where it says that they are not resolved or not converged."""
+    return jnp.where(found.resolved & found.converged, values, jnp.nan)

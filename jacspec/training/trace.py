@@ -42,7 +42,8 @@ class Trace:
         state_log_norms: (S+1,), log of ||h_s|| of that row for s = 0..S times or layers, nats, NaN from where it is not
             finite; None where there are no states to look at.
         gradient_log_norms: (S+1,), log of ||dE/dh_s|| of that row, nats, in logs and so right where floating point
-            overflows. After a forward failure E has no value; then of d||h||/dh_s for the last finite state h.
+            overflows; NaN where it is not resolved. After a forward failure E has no value; then of d||h||/dh_s for the
+            last finite state h.
         operation: the first that gave a number that is not finite, with its operands, its line of source and its `cause`
             ("overflow", "cast", "pole", "undefined"); None where there was none.
     """
