@@ -43,8 +43,8 @@ UNCERTAIN = 1 / 16
 class Spectrum:
     """Log singular values of a product of step Jacobians, and what is known of their accuracy.
 
-    All arrays have shape (n,), or (len(at), n) where horizons were asked for; n is the smaller side of the product, or
-    k. Scalars then have shape () or (len(at),).
+    All arrays have shape (n,), or (len(at), n) where a sequence of horizons was asked for; n is the smaller side of the
+    product, or k. Scalars then have shape () or (len(at),).
 
     Attributes:
         log_singular_values: nats, descending; an exact zero is -inf.
@@ -95,13 +95,13 @@ def spectrum(
 
     Args:
         chain: a `JacobianChain`.
-        at: horizons t in 0..T (integers); None for the whole product.
+        at: horizon t in 0..T, or a sequence of them; None for the whole product.
         origin: ``"start"`` for J_t ... J_1, ``"end"`` for J_T ... J_{t+1}.
         k: the leading k values only, by push and pull of blocks of vectors, without n x n matrices.
         verify: pay for `Spectrum.error` (about ten times the cost).
 
     Returns:
-        A `Spectrum`, values in nats, descending, of shape (n,), or (len(at), n).
+        A `Spectrum`, values in nats, descending, of shape (n,), or (len(at), n) for a sequence.
 
     Raises:
         TypeError: if `chain` is no chain or options are of the wrong type.
@@ -128,7 +128,7 @@ def spectrum(
         raise ValueError(_checks.message(name, "verify", "is not offered with k", f"k={k}", hint="Ask for all values."))
 
     result = _spectrum(chain, horizons, origin, k, verify)
-    return result if at is not None else jax.tree.map(lambda leaf: leaf[0], result)
+    return result if np.ndim(at) else jax.tree.map(lambda leaf: leaf[0], result)
 
 
 def log_singular_values(chain: JacobianChain, **options: Any) -> Array:
@@ -139,14 +139,17 @@ def log_singular_values(chain: JacobianChain, **options: Any) -> Array:
 def _horizons(at: Any, T: int, origin: str) -> tuple[int, ...]:
     if at is None:
         return (T if origin == "start" else 0,)
-    if not isinstance(at, (list, tuple, range)) and getattr(at, "ndim", 0) != 1:
-        raise TypeError(_checks.message("spectrum", "at", "must be a sequence of integers", repr(at), "t in 0..T"))
+    several = isinstance(at, (list, tuple, range))
+    if not several and not isinstance(at, int) and getattr(at, "ndim", 2) > 1:
+        problem = "must be an integer or a sequence of integers"
+        raise TypeError(_checks.message("spectrum", "at", problem, repr(at), f"t in 0..{T}"))
     if not _checks.is_concrete(at):
         hint = "Close over the horizons, or make them static."
         raise TypeError(_checks.message("spectrum", "at", "is traced", expected="concrete integers", hint=hint))
-    if len(at) == 0:
+    times = list(at) if several else list(np.atleast_1d(at))
+    if not times:
         raise ValueError(_checks.message("spectrum", "at", "is empty", expected="at least one horizon t in 0..T"))
-    return tuple(_checks.integer("spectrum", "at", t, 0, T) for t in (np.asarray(at) if hasattr(at, "ndim") else at))
+    return tuple(_checks.integer("spectrum", "at", t, 0, T) for t in times)
 
 
 def _spectrum(chain: JacobianChain, horizons: tuple[int, ...], origin: str, k: int | None, verify: bool) -> Spectrum:

@@ -131,6 +131,18 @@ def test_running_spectra_from_both_ends():
     np.testing.assert_allclose(start.rates[0], start.log_singular_values[0] / 7)
 
 
+@pytest.mark.parametrize("options", [{}, {"origin": "end"}, {"k": 2}])
+def test_a_single_horizon_is_a_row_of_the_running_spectra(options):
+    chain = chain_of(families.tanh(np.random.default_rng(7), 4, 12))
+    rows = js.spectrum(chain, at=[7], **options)
+    for at in (7, np.int32(7), np.array(7), jnp.asarray(7)):
+        one = js.spectrum(chain, at=at, **options)
+        for field in js.Spectrum.__dataclass_fields__:
+            np.testing.assert_array_equal(getattr(one, field), getattr(rows, field)[0])
+    assert one.horizons.shape == one.rank.shape == one.converged.shape == ()
+    assert one.log_singular_values.shape == (options.get("k", 4),)
+
+
 def test_the_transposed_chain_of_a_saturated_network():
     Js = families.tanh_saturated(np.random.default_rng(8), 6, 40)
     chain = chain_of(Js)
