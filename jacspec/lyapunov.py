@@ -8,13 +8,14 @@ differ by O(1) nats in the sum. Exponents of the product J_T ... J_1 and of its 
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jacspec import _checks
+from jacspec import _checks, _overlays
 from jacspec._links import Listed
 from jacspec._product.image import guide, image
 from jacspec._product.orthogonal import NOISE, inverse, permuted, rounding, row_sorted_qr, stopped
@@ -75,6 +76,11 @@ class LyapunovSpectrum:
     def entropy_rate(self) -> Array:
         """Sum of the positive exponents, nats per step: the Kolmogorov-Sinai entropy where Pesin's formula holds."""
         return jnp.sum(jnp.maximum(self.exponents, 0), axis=-1)
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the exponents over their number, with `standard_error`, gray and hollow where not resolved; the axes."""
+        unit = r"$\lambda_i$ (nats per step)"
+        return _overlays.plot_values(ax, self.exponents, self.standard_error, self.resolved, unit)
 
 
 def lyapunov_exponents(

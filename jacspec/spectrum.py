@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jacspec import _checks
-from jacspec._leading import leading_values
+from jacspec import _checks, _overlays
+from jacspec._leading import leading
 from jacspec._links import Listed
 from jacspec._product import recursion
 from jacspec._product.finish import attached, finish
@@ -84,6 +84,12 @@ class Spectrum:
         s = self.log_singular_values
         return jnp.where(s[..., 0] == -jnp.inf, jnp.nan, s[..., 0] - s[..., -1])
 
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the values over their number, with `error`, gray and hollow where not resolved; the Matplotlib axes."""
+        names = [f"t = {t}" for t in np.atleast_1d(self.horizons)]
+        columns = self.log_singular_values, self.error, self.resolved
+        return _overlays.plot_values(ax, *columns, r"$\log\,\sigma_i$ (nats)", names)
+
 
 def spectrum(
     chain: JacobianChain, *, at: Any = None, origin: str = "start", k: int | None = None, verify: bool = False
@@ -142,7 +148,7 @@ def _horizons(at: Any, T: int, origin: str) -> tuple[int, ...]:
     several = isinstance(at, (list, tuple, range))
     if not several and not isinstance(at, int) and getattr(at, "ndim", 2) > 1:
         problem = "must be an integer or a sequence of integers"
-        raise TypeError(_checks.message("spectrum", "at", problem, repr(at), f"t in 0..{T}"))
+        raise TypeError(_checks.message("spectrum", "at", problem, repr(at), "t in 0..T"))
     if not _checks.is_concrete(at):
         hint = "Close over the horizons, or make them static."
         raise TypeError(_checks.message("spectrum", "at", "is traced", expected="concrete integers", hint=hint))
@@ -155,9 +161,8 @@ def _horizons(at: Any, T: int, origin: str) -> tuple[int, ...]:
 def _spectrum(chain: JacobianChain, horizons: tuple[int, ...], origin: str, k: int | None, verify: bool) -> Spectrum:
     """Programs for the walk, for the reading and for the conditioning apart: chains of one width share the reading."""
     if k is not None:
-        run = _leading if isinstance(chain.links, Listed) else _leading_jitted
-        parts = [run(chain, origin, t, k) for t in horizons]
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
+        parts = [_leading(chain, origin, t, k) for t in horizons]
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
     records = _records(chain, horizons, origin)
     result, right = _values(chain, records, horizons, origin, vectors=verify and origin == "start")
     if not verify:
@@ -313,21 +318,31 @@ def _all_moved(chain: JacobianChain, values: Array, right: Array, keys: Array) -
 
 
 def _leading(chain: JacobianChain, origin: str, t: int, k: int) -> Spectrum:
-    """The leading k values of the product up to (or from) one horizon."""
+    """The leading k values of the product up to (or from) one horizon, with a leading axis of length 1."""
     window = _window(chain, origin, t)
-    graded, converged = leading_values(window, k)
-    rank = min(window.rank_bound, graded.U.shape[0])
-    part, _ = _read((graded, graded.logs.hi[0]), jnp.asarray(window.length), window.first_nonfinite, rank, rank, False)
+    read = lambda graded: _read_block(graded, window.length, window.first_nonfinite, window.rank_bound)
+    part, converged = leading(window, k, read)
+    return _counted(part, converged, chain.first_nonfinite, 0 if origin == "start" else t, k)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _read_block(graded: recursion.Graded, steps: int, first: Array, rank_bound: int) -> Any:
+    """The spectrum of a product by push and pull and its right singular vectors; its first row is the only witness."""
+    rank = min(rank_bound, graded.U.shape[0])
+    return _read((graded, graded.logs.hi[0]), jnp.asarray(steps), first, rank, rank, True)
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def _counted(part: Spectrum, converged: Array, first: Array, before: Array, k: int) -> Spectrum:
+    """The first k values, with the steps counted from the start of the whole chain."""
     fields = jax.tree.map(lambda leaf: leaf[:k] if leaf.ndim else leaf, _fields(part))
     # a NaN spoils the search itself: where the chain knows its first one, that is the index to tell
-    own = jnp.where(part.first_nonfinite < 0, -1, part.first_nonfinite + (0 if origin == "start" else t))
-    first = jnp.where((own >= 0) & (chain.first_nonfinite >= 0), chain.first_nonfinite, own)
+    own = jnp.where(part.first_nonfinite < 0, -1, part.first_nonfinite + before)
+    first = jnp.where((own >= 0) & (first >= 0), first, own)
     flags = {"converged": part.converged & converged, "resolved": fields["resolved"] & converged}
-    return Spectrum(**(fields | flags | {"first_nonfinite": first}))
-
-
-_leading_jitted = jax.jit(_leading, static_argnums=(1, 2, 3))
+    return jax.tree.map(lambda leaf: leaf[None], Spectrum(**(fields | flags | {"first_nonfinite": first})))
 
 
 def _window(chain: JacobianChain, origin: str, t: int) -> JacobianChain:
-    return chain[:t] if origin == "start" else chain[t:]
+    start, stop = (0, t) if origin == "start" else (t, chain.length)
+    return chain if (start, stop) == (0, chain.length) else chain[start:stop]

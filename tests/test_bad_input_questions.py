@@ -74,7 +74,11 @@ CASES = {
             r"'at' is traced; expected concrete integers",
         ),
         "at string": (lambda: js.spectrum(CHAIN, at="12"), TypeError, r"'at' must be an integer or a sequence"),
-        "at 2-D": (lambda: js.spectrum(CHAIN, at=np.ones((1, 1), int)), TypeError, r"'at' must be an integer or a seq"),
+        "at 2-D": (
+            lambda: js.spectrum(CHAIN, at=np.ones((1, 1), int)),
+            TypeError,
+            r"'at' must be an integer or a sequence of integers",
+        ),
         "at list in a list": (lambda: js.spectrum(CHAIN, at=[[1]]), TypeError, r"'at' must be an integer; got \[1\]"),
         "at beyond": (
             lambda: js.spectrum(CHAIN, at=[2, 6]),

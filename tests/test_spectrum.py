@@ -221,6 +221,36 @@ def test_the_leading_values_by_push_and_pull_alone(family):
     assert max(calls) < n
 
 
+def test_the_search_for_leading_values_compiles_one_walk_and_one_reading(caplog):
+    """As many as the whole spectrum: the last word is that of the program that searched."""
+    chain = chain_of(families.gauss(np.random.default_rng(18), 26, 3))
+    jax.clear_caches()
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        found = js.spectrum(chain, k=1)
+    compiled = [
+        record.getMessage().split()[1] for record in caplog.records if record.getMessage().startswith("Compiling")
+    ]
+    assert [compiled.count(name) for name in ("jit(_push)", "jit(_pull)", "jit(_read_block)", "jit(while)")] == [
+        1,
+        1,
+        1,
+        0,
+    ]
+    traced = jax.jit(lambda A: js.spectrum(chain_of(A), k=1))(chain.links.operators.matrix)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(traced), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-12)
+
+
+def test_the_leading_values_of_layers_with_a_bottleneck():
+    rng = np.random.default_rng(19)
+    Js = [rng.standard_normal(shape) for shape in ((30, 40), (5, 30), (40, 5))]
+    found = js.spectrum(js.JacobianChain.from_matrices([jnp.asarray(J) for J in Js]), k=3)
+    np.testing.assert_allclose(
+        found.log_singular_values, np.log(np.linalg.svd(Js[2] @ Js[1] @ Js[0], compute_uv=False)[:3]), atol=1e-12
+    )
+    assert bool(found.converged)
+
+
 @pytest.mark.slow
 def test_the_leading_values_have_gradients():
     Js = jnp.asarray(families.gauss(np.random.default_rng(12), 24, 3))
