@@ -3,9 +3,10 @@
 A law is anything with the attributes of `jacspec.theory.random_matrix.SpectralLaw`, NumPy or JAX; nothing here needs JAX.
 Axes are in ln sigma, half of ln lambda. What a finite matrix cannot show is drawn as such: the band below the upper edge in
 which theory expects less than one eigenvalue, the values that are exactly zero or too small to have a place, and the
-standard error of every bar over the draws.
+standard error of every bar over the draws. Values that a result does not call resolved are gray and hollow.
 """
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,19 +20,19 @@ SAME = 1e-6
 """Eigenvalues nearer to an atom than this, in ln lambda, are in it: rounding."""
 
 BAND = {"color": "0.85", "linewidth": 0, "zorder": 0}
-
-
-UNRESOLVED = {"color": "0.6", "marker": "o", "markersize": 3, "markerfacecolor": "none", "markeredgewidth": 0.6}
+UNRESOLVED = {"color": "0.6", "marker": "o", "markersize": 2, "markerfacecolor": "none", "linestyle": "none"}
 """The look of an upper bound."""
+FLOOR = 0.02
+"""Height, as a fraction of the axes, at which a value off the scale is marked."""
 
 
 class Overlay(NamedTuple):
     """How far what was drawn is from its theory.
 
     Attributes:
-        distance: Kolmogorov-Smirnov distance, atoms included.
+        distance: Kolmogorov-Smirnov distance, atoms included; NaN without a law or where a value is not resolved.
         zeros: share of exact zeros.
-        theory_zeros: that of the theory.
+        theory_zeros: that of the theory; NaN without a law.
         outside: number of finite values outside the axes.
     """
 
@@ -42,19 +43,20 @@ class Overlay(NamedTuple):
 
 
 def plot_spectrum(
-    ax: "Axes", log_singular_values: Any, law: Any, *, bins: int = 40, limits: tuple[float, float] | None = None,
-    color: str = "#0072B2", label: str | None = None,
+    ax: "Axes", log_singular_values: Any, law: Any = None, *, bins: int = 40,
+    limits: tuple[float, float] | None = None, color: str = "#0072B2", label: str | None = None,
 ) -> Overlay:  # fmt: skip
     """Draw a measured spectrum as a histogram of ln sigma, and the law of J J^T over it.
 
     The density of ln sigma is 2 lambda rho(lambda), ln lambda = 2 ln sigma. Bars are shares of all values, zeros included,
     so that bars and curve have the same mass. An atom is a stem with, above it, its measured mass and that of theory in
-    parentheses; it has no bar. Gray: less than one eigenvalue of n is expected there. Dotted: the edges.
+    parentheses; it has no bar. Gray band: less than one eigenvalue of n is expected there. Dotted: the edges. Hollow gray
+    bars: with the values that are not resolved.
 
     Args:
         ax: where to draw.
-        log_singular_values: ln sigma, (n,) or (draws, n), nats; -inf for exact zeros.
-        law: density, edges and atoms: a `SpectralLaw`.
+        log_singular_values: ln sigma, (n,) or (draws, n), nats; -inf for exact zeros. Or a `Spectrum`.
+        law: density, edges and atoms: a `SpectralLaw`; None for the bars alone.
         bins: number of bars within the limits.
         limits: of ln sigma; None for the range that holds all but a thousandth of the values.
         color: of bars and marks; theory is black.
@@ -64,13 +66,31 @@ def plot_spectrum(
         An `Overlay`.
 
     Raises:
-        ValueError: for values of the wrong rank, NaN or inf among them, or bins < 1.
+        ValueError: for values of the wrong rank, NaN or inf among them, a `Spectrum` at different horizons, or bins < 1.
     """
+    horizons = np.unique(np.asarray(getattr(log_singular_values, "horizons", 0)))
+    if horizons.size > 1:
+        hint = "Draw one at a time."
+        raise ValueError(
+            message(
+                "plotting.plot_spectrum",
+                "log_singular_values",
+                "mixes horizons",
+                horizons.tolist(),
+                "one horizon",
+                hint,
+            )
+        )
+    resolved = np.asarray(getattr(log_singular_values, "resolved", True))
+    log_singular_values = getattr(log_singular_values, "log_singular_values", log_singular_values)
     values = _measured("plot_spectrum", "log_singular_values", log_singular_values)
+    resolved = np.broadcast_to(resolved, values.shape)
     if not isinstance(bins, int) or bins < 1:
         raise ValueError(message("plotting.plot_spectrum", "bins", "is no count", bins, "an integer >= 1"))
-    log_atom, atom, zero = (float(v) for v in (law.log_atom, law.atom, law.zero))
-    lower, upper = (float(v) / 2 for v in law.log_edges)
+    log_atom, atom, zero, lower, upper = 0.0, 0.0, np.nan, np.inf, -np.inf
+    if law is not None:
+        log_atom, atom, zero = (float(v) for v in (law.log_atom, law.atom, law.zero))
+        lower, upper = (float(v) / 2 for v in law.log_edges)
     finite = np.isfinite(values)
     in_atom = finite & (np.abs(2 * values - log_atom) < SAME) & (atom > 0)
     free = finite & ~in_atom
@@ -79,8 +99,13 @@ def plot_spectrum(
         top = max(shown.max(), upper if atom < 1 else log_atom / 2)
         limits = float(np.quantile(shown, 1e-3)) - 0.1, float(top) + 0.1
     if free.any():
-        _bars(ax, values, free, np.linspace(*limits, bins + 1), color, label)
-    if atom < 1 - 1e-9:
+        edges = np.linspace(*limits, bins + 1)
+        _bars(ax, values, free & resolved, edges, color, label)
+        if not resolved[free].all():
+            doubtful = _shares(values, free & ~resolved, edges).mean(axis=0) > 0
+            heights = np.where(doubtful, _shares(values, free, edges).mean(axis=0), np.nan)
+            ax.stairs(heights, edges, color=UNRESOLVED['color'], label="_not resolved")
+    if law is not None and atom < 1 - 1e-9:
         log_sigma, density = np.asarray(law.log_x) / 2, 2 * np.asarray(law.density_of_log)
         ax.plot(log_sigma, density, color="black", linestyle="-", marker="none")
         less_than_one = 1 - 1 / values.shape[1] - (atom if log_atom / 2 > upper else 0)
@@ -96,13 +121,19 @@ def plot_spectrum(
     ax.set_xlim(*limits)
     ax.set_ylim(bottom=0)
     outside = int((free & ((values < limits[0]) | (values > limits[1]))).sum())
-    return Overlay(_distance(values, law), float(np.isneginf(values).mean()), zero, outside)
+    distance = np.nan if law is None or not resolved.all() else _distance(values, law)
+    return Overlay(float(distance), float(np.isneginf(values).mean()), zero, outside)
+
+
+def _shares(values: np.ndarray, chosen: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """(draws, bins): the histograms of the chosen values, as densities of all."""
+    counts = [np.histogram(v[keep], edges)[0] for v, keep in zip(values, chosen, strict=True)]
+    return np.stack(counts) / values.shape[1] / (edges[1] - edges[0])
 
 
 def _bars(ax: "Axes", values: np.ndarray, free: np.ndarray, edges: np.ndarray, color: str, label: str | None) -> None:
     """The mean histogram of the draws, as shares of all values, and its standard error."""
-    counts = np.stack([np.histogram(v[keep], edges)[0] for v, keep in zip(values, free, strict=True)])
-    heights = counts / values.shape[1] / (edges[1] - edges[0])
+    heights = _shares(values, free, edges)
     ax.stairs(heights.mean(axis=0), edges, fill=True, color=color, alpha=0.3, label=label)
     if len(heights) > 1:
         error = heights.std(axis=0, ddof=1) / np.sqrt(len(heights))
@@ -111,57 +142,105 @@ def _bars(ax: "Axes", values: np.ndarray, free: np.ndarray, edges: np.ndarray, c
 
 
 def plot_exponents(
-    ax: "Axes", exponents: Any, u: Any, theory: Any, *, standard_error: Any = None, resolved: Any = None,
+    ax: "Axes", exponents: Any, u: Any = None, theory: Any = None, *, standard_error: Any = None, resolved: Any = None,
     color: str = "#0072B2", label: str | None = None,
 ) -> float:  # fmt: skip
     """Draw Lyapunov exponents at (i - 1/2) / n, and the curve lambda(u) of the limit of infinite n.
 
     Args:
         ax: where to draw.
-        exponents: (n,), descending, nats per step; -inf is a triangle at the floor of the axes.
-        u: (m,), ascending in [0, 1].
+        exponents: all n, descending, nats per step; -inf is a triangle at the floor of the axes. Or a
+            `LyapunovSpectrum`: its standard errors are drawn, and what it does not call resolved is gray and hollow.
+        u: (m,), ascending in [0, 1]; None for the exponents alone.
         theory: (m,), lambda(u).
-        standard_error: (n,), or None.
-        resolved: (n,), or None for all; what is not is an upper bound, drawn hollow and gray and left out of the deviation.
+        standard_error: (n,), or None for that of a `LyapunovSpectrum`.
+        resolved: (n,), or None for that of a `LyapunovSpectrum`, or all.
         color: of the marks; theory is black.
         label: of the marks in a legend.
 
     Returns:
-        The largest deviation of a finite, resolved exponent from the curve, where the curve is finite; nats per step.
+        The largest deviation of a finite exponent that is resolved from the curve, where the curve is finite; nats per
+        step. NaN where there is none.
 
     Raises:
-        ValueError: for shapes that do not fit, NaN or inf.
+        ValueError: for shapes that do not fit, NaN or inf, or a `LyapunovSpectrum` of the leading exponents only.
     """
-    values = _measured("plot_exponents", "exponents", exponents)
-    u, theory = np.asarray(u, float), np.asarray(theory, float)
+    if not np.all(getattr(exponents, "complete", True)):
+        k, hint = exponents.exponents.shape[-1], "Its own .plot() draws them by number."
+        raise ValueError(message("plotting.plot_exponents", "exponents", "is not complete", k, "all n", hint))
+    resolved = np.asarray(getattr(exponents, "resolved", True) if resolved is None else resolved, bool)
+    if standard_error is None:
+        standard_error = getattr(exponents, "standard_error", np.nan)
+    values = _measured("plot_exponents", "exponents", getattr(exponents, "exponents", exponents))
     if values.shape[0] != 1:
         raise ValueError(message("plotting.plot_exponents", "exponents", "has the wrong shape", values.shape, "(n,)"))
+    u, theory = (np.zeros(0) if curve is None else np.asarray(curve, float) for curve in (u, theory))
     if u.ndim != 1 or u.shape != theory.shape or not (np.diff(u) > 0).all():
         raise ValueError(message("plotting.plot_exponents", "theory", "does not fit u", (u.shape, theory.shape), "two ascending vectors of one length"))  # fmt: skip
     values = values[0]
     n = values.size
     at = (np.arange(n) + 0.5) / n
-    known = np.broadcast_to(True if resolved is None else np.asarray(resolved, bool), values.shape)
-    bounds = np.isfinite(values) & ~known
-    finite = np.isfinite(values) & known
-    if standard_error is not None:
-        error = np.where(finite, np.broadcast_to(np.asarray(standard_error, float), values.shape), 0)
-        ax.errorbar(
-            at[finite], values[finite], error[finite], color=color, linestyle="none", marker="none", linewidth=0.7
-        )
-    ax.plot(at[finite], values[finite], color=color, linestyle="none", marker="o", markersize=2, label=label)
-    if bounds.any():
-        ax.plot(at[bounds], values[bounds], linestyle="none", **UNRESOLVED)
-    zero = ~np.isfinite(values)
-    if zero.any():
-        look = {"color": color, "linestyle": "none", "marker": "v", "markersize": 3, "markerfacecolor": "none"}
-        ax.plot(at[zero], np.full(zero.sum(), 0.02), transform=ax.get_xaxis_transform(), clip_on=False, **look)
-    drawn = np.isfinite(theory)
-    ax.plot(u[drawn], theory[drawn], color="black", linestyle="-", marker="none", zorder=3)
-    compared = finite & (at >= u[drawn].min(initial=np.inf)) & (at <= u[drawn].max(initial=-np.inf))
+    _marks(ax, at, values, standard_error, resolved, color, label)
+    known = np.isfinite(theory)
+    if known.any():
+        ax.plot(u[known], theory[known], color="black", linestyle="-", marker="none", zorder=3)
+    compared = np.isfinite(values) & resolved
+    compared &= (at >= u[known].min(initial=np.inf)) & (at <= u[known].max(initial=-np.inf))
     if not compared.any():
         return float("nan")
     return float(np.abs(values[compared] - np.interp(at[compared], u[drawn], theory[drawn])).max())
+
+
+def plot_values(
+    ax: "Axes | None", values: Any, error: Any, resolved: Any, unit: str, names: Iterable[str] = ()
+) -> "Axes":
+    """Draw values over their number 1 ... n, one color for each row.
+
+    Args:
+        ax: where to draw; None for a new figure.
+        values: (n,) or (rows, n), descending; -inf is a triangle, NaN a cross at the floor of the axes.
+        error: of their shape; drawn where it is finite.
+        resolved: of their shape; where it is False a mark is gray and hollow.
+        unit: label of the values.
+        names: of the rows, for a legend.
+
+    Returns:
+        The axes.
+    """
+    if ax is None:
+        from matplotlib.figure import Figure
+
+        ax = Figure(layout="constrained").subplots()
+    values, error, resolved = (np.atleast_2d(np.asarray(a)) for a in (values, error, resolved))
+    labels = dict(enumerate(names))
+    for i, row in enumerate(zip(values.astype(float), error.astype(float), resolved, strict=True)):
+        _marks(ax, np.arange(1, values.shape[-1] + 1), *row, f"C{i}", labels.get(i))
+    ax.set(xlabel="$i$", ylabel=unit)
+    if labels:
+        ax.legend()
+    return ax
+
+
+def _marks(
+    ax: "Axes", at: np.ndarray, values: np.ndarray, error: Any, resolved: np.ndarray, color: str, label: str | None
+) -> None:
+    """Dots with error bars, gray and hollow where a value is not resolved, and at the floor what is off the scale."""
+    error, resolved = (np.broadcast_to(a, values.shape) for a in (error, resolved))
+    finite = np.isfinite(values)
+    sure, doubtful = finite & resolved, finite & ~resolved
+    barred = sure & np.isfinite(error)
+    look: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 2}
+    if barred.any():
+        bars = {"linestyle": "none", "marker": "none", "linewidth": 0.7}
+        ax.errorbar(at[barred], values[barred], error[barred], color=color, **bars)
+    ax.plot(at[sure], values[sure], color=color, label=label, **look)
+    if doubtful.any():
+        ax.plot(at[doubtful], values[doubtful], label="_not resolved", **UNRESOLVED)
+    look |= {"markersize": 3, "markerfacecolor": "none", "clip_on": False, "transform": ax.get_xaxis_transform()}
+    for off, marker in ((values == -np.inf, "v"), (np.isnan(values), "x")):
+        if off.any():
+            look["marker"] = marker
+            ax.plot(at[off], np.full(off.sum(), FLOOR), color=color, **look)
 
 
 def _measured(function: str, argument: str, values: Any) -> np.ndarray:

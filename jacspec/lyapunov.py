@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jacspec import _checks, _report
+from jacspec import _checks, _overlays, _report
 from jacspec._links import Listed
 from jacspec._long_run import standard_error
 from jacspec._product.image import guide, image
@@ -106,6 +106,11 @@ class LyapunovSpectrum:
             TypeError: under a transformation of JAX, where there are no numbers yet.
         """
         return _report.to_dict(self, "kaplan_yorke_dimension", "entropy_rate")
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the exponents over their number, with `standard_error`, gray and hollow where not resolved; the axes."""
+        unit = r"$\lambda_i$ (nats per step)"
+        return _overlays.plot_values(ax, self.exponents, self.standard_error, self.resolved, unit)
 
 
 def lyapunov_exponents(

@@ -160,7 +160,7 @@ def plot_log(ax: "Axes", x: Any, y: Any, *args: Any, resolved: Any = None, **opt
     (line,) = ax.plot(x, np.where(finite, y, np.nan), *args, **options)
     bounds = np.isfinite(y) & ~known
     if bounds.any():
-        ax.plot(x[bounds], y[bounds], linestyle="none", label="_unresolved", **UNRESOLVED)
+        ax.plot(x[bounds], y[bounds], label="_unresolved", **UNRESOLVED)
     edge = ax.get_xaxis_transform()  # x in data, y in fractions of the axes
     marks = ((np.isneginf(y), "v", _EDGE), (np.isposinf(y), "^", 1 - _EDGE), (np.isnan(y), "x", _EDGE))
     for where, marker, height in marks:

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jacspec import _checks, _report
-from jacspec._leading import leading_values
+from jacspec import _checks, _overlays, _report
+from jacspec._leading import leading
 from jacspec._links import Listed
 from jacspec._product import recursion
 from jacspec._product.finish import attached, finish
@@ -44,8 +44,8 @@ UNCERTAIN = 1 / 16
 class Spectrum:
     """Log singular values of a product of step Jacobians, and what is known of their accuracy.
 
-    All arrays have shape (n,), or (len(at), n) where horizons were asked for; n is the smaller side of the product, or
-    k. Scalars then have shape () or (len(at),).
+    All arrays have shape (n,), or (len(at), n) where a sequence of horizons was asked for; n is the smaller side of the
+    product, or k. Scalars then have shape () or (len(at),).
 
     Attributes:
         log_singular_values: nats, descending; an exact zero is -inf.
@@ -114,6 +114,12 @@ class Spectrum:
         """
         return _report.to_dict(self, "rank", "log_condition_number")
 
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the values over their number, with `error`, gray and hollow where not resolved; the Matplotlib axes."""
+        names = [f"t = {t}" for t in np.atleast_1d(self.horizons)]
+        columns = self.log_singular_values, self.error, self.resolved
+        return _overlays.plot_values(ax, *columns, r"$\log\,\sigma_i$ (nats)", names)
+
 
 def spectrum(
     chain: JacobianChain, *, at: Any = None, origin: str = "start", k: int | None = None, verify: bool = False
@@ -125,13 +131,13 @@ def spectrum(
 
     Args:
         chain: a `JacobianChain`.
-        at: horizons t in 0..T (integers); None for the whole product.
+        at: horizon t in 0..T, or a sequence of them; None for the whole product.
         origin: ``"start"`` for J_t ... J_1, ``"end"`` for J_T ... J_{t+1}.
         k: the leading k values only, by push and pull of blocks of vectors, without n x n matrices.
         verify: pay for `Spectrum.error` (about ten times the cost).
 
     Returns:
-        A `Spectrum`, values in nats, descending, of shape (n,), or (len(at), n).
+        A `Spectrum`, values in nats, descending, of shape (n,), or (len(at), n) for a sequence.
 
     Raises:
         TypeError: if `chain` is no chain or options are of the wrong type.
@@ -158,7 +164,7 @@ def spectrum(
         raise ValueError(_checks.message(name, "verify", "is not offered with k", f"k={k}", hint="Ask for all values."))
 
     result = _spectrum(chain, horizons, origin, k, verify)
-    return result if at is not None else jax.tree.map(lambda leaf: leaf[0], result)
+    return result if np.ndim(at) else jax.tree.map(lambda leaf: leaf[0], result)
 
 
 def log_singular_values(chain: JacobianChain, **options: Any) -> Array:
@@ -169,22 +175,24 @@ def log_singular_values(chain: JacobianChain, **options: Any) -> Array:
 def _horizons(at: Any, T: int, origin: str) -> tuple[int, ...]:
     if at is None:
         return (T if origin == "start" else 0,)
-    if not isinstance(at, (list, tuple, range)) and getattr(at, "ndim", 0) != 1:
-        raise TypeError(_checks.message("spectrum", "at", "must be a sequence of integers", repr(at), "t in 0..T"))
+    several = isinstance(at, (list, tuple, range))
+    if not several and not isinstance(at, int) and getattr(at, "ndim", 2) > 1:
+        problem = "must be an integer or a sequence of integers"
+        raise TypeError(_checks.message("spectrum", "at", problem, repr(at), "t in 0..T"))
     if not _checks.is_concrete(at):
         hint = "Close over the horizons, or make them static."
         raise TypeError(_checks.message("spectrum", "at", "is traced", expected="concrete integers", hint=hint))
-    if len(at) == 0:
+    times = list(at) if several else list(np.atleast_1d(at))
+    if not times:
         raise ValueError(_checks.message("spectrum", "at", "is empty", expected="at least one horizon t in 0..T"))
-    return tuple(_checks.integer("spectrum", "at", t, 0, T) for t in (np.asarray(at) if hasattr(at, "ndim") else at))
+    return tuple(_checks.integer("spectrum", "at", t, 0, T) for t in times)
 
 
 def _spectrum(chain: JacobianChain, horizons: tuple[int, ...], origin: str, k: int | None, verify: bool) -> Spectrum:
     """Programs for the walk, for the reading and for the conditioning apart: chains of one width share the reading."""
     if k is not None:
-        run = _leading if isinstance(chain.links, Listed) else _leading_jitted
-        parts = [run(chain, origin, t, k) for t in horizons]
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
+        parts = [_leading(chain, origin, t, k) for t in horizons]
+        return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
     records = _records(chain, horizons, origin)
     result, right = _values(chain, records, horizons, origin, vectors=verify and origin == "start")
     if not verify:
@@ -337,23 +345,33 @@ def _all_moved(chain: JacobianChain, values: Array, right: Array, keys: Array) -
 
 
 def _leading(chain: JacobianChain, origin: str, t: int, k: int) -> Spectrum:
-    """The leading k values of the product up to (or from) one horizon."""
+    """The leading k values of the product up to (or from) one horizon, with a leading axis of length 1."""
     window = _window(chain, origin, t)
-    graded, converged = leading_values(window, k)
-    rank = min(window.rank_bound, graded.U.shape[0])
-    part, _ = _read((graded, graded.logs.hi[0]), jnp.asarray(window.length), window.first_nonfinite, rank, rank, False)
+    read = lambda graded: _read_block(graded, window.length, window.first_nonfinite, window.rank_bound)
+    part, converged = leading(window, k, read)
+    found = _counted(part, converged, chain.first_nonfinite, 0 if origin == "start" else t, k)
+    return dataclasses.replace(found, complete=jnp.asarray([k >= min(window.shape)]))
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _read_block(graded: recursion.Graded, steps: int, first: Array, rank_bound: int) -> Any:
+    """The spectrum of a product by push and pull and its right singular vectors; its first row is the only witness."""
+    rank = min(rank_bound, graded.U.shape[0])
+    return _read((graded, graded.logs.hi[0]), jnp.asarray(steps), first, rank, rank, True)
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def _counted(part: Spectrum, converged: Array, first: Array, before: Array, k: int) -> Spectrum:
+    """The first k values, with the steps counted from the start of the whole chain."""
     part = jax.tree.map(lambda leaf: leaf[:k] if leaf.ndim else leaf, part)
     # a NaN spoils the search itself: where the chain knows its first one, that is the index to tell
-    own = jnp.where(part.first_nonfinite < 0, -1, part.first_nonfinite + (0 if origin == "start" else t))
-    first = jnp.where((own >= 0) & (chain.first_nonfinite >= 0), chain.first_nonfinite, own)
-    complete = jnp.asarray(k >= min(window.shape))
-    resolved = part.resolved & converged
-    converged = part.converged & converged
-    return dataclasses.replace(part, resolved=resolved, converged=converged, first_nonfinite=first, complete=complete)
-
-
-_leading_jitted = jax.jit(_leading, static_argnums=(1, 2, 3))
+    own = jnp.where(part.first_nonfinite < 0, -1, part.first_nonfinite + before)
+    first = jnp.where((own >= 0) & (first >= 0), first, own)
+    resolved, converged = part.resolved & converged, part.converged & converged
+    found = dataclasses.replace(part, resolved=resolved, converged=converged, first_nonfinite=first)
+    return jax.tree.map(lambda leaf: leaf[None], found)
 
 
 def _window(chain: JacobianChain, origin: str, t: int) -> JacobianChain:
-    return chain[:t] if origin == "start" else chain[t:]
+    start, stop = (0, t) if origin == "start" else (t, chain.length)
+    return chain if (start, stop) == (0, chain.length) else chain[start:stop]

@@ -51,9 +51,35 @@ CASES = {
     "spectrum": {
         "no chain": (lambda: js.spectrum(np.ones((2, 3, 3))), TypeError, r"'chain' is of the wrong type; got ndarray"),
         "no chain either": (lambda: js.log_singular_values(None), TypeError, r"'chain' is of the wrong type"),
-        "at number": (lambda: js.spectrum(CHAIN, at=5), TypeError, r"'at' must be a sequence of integers; got 5"),
-        "at string": (lambda: js.spectrum(CHAIN, at="12"), TypeError, r"'at' must be a sequence of integers"),
-        "at 2-D": (lambda: js.spectrum(CHAIN, at=np.ones((1, 1), int)), TypeError, r"'at' must be a sequence"),
+        "at single beyond": (
+            lambda: js.spectrum(CHAIN, at=6),
+            ValueError,
+            r"'at' is out of range; got 6, expected 0\.\.5",
+        ),
+        "at single negative": (
+            lambda: js.spectrum(CHAIN, at=np.int64(-1)),
+            ValueError,
+            r"'at' is out of range; got -1",
+        ),
+        "at single float": (
+            lambda: js.spectrum(CHAIN, at=1.5),
+            TypeError,
+            r"'at' must be an integer or a .*; got 1\.5",
+        ),
+        "at 0-D float": (lambda: js.spectrum(CHAIN, at=np.array(1.0)), TypeError, r"'at' must be an integer"),
+        "at single bool": (lambda: js.spectrum(CHAIN, at=True), TypeError, r"'at' must be an integer; got (np\.)?True"),
+        "at single traced": (
+            lambda: jax.jit(lambda at: js.spectrum(CHAIN, at=at))(1),
+            TypeError,
+            r"'at' is traced; expected concrete integers",
+        ),
+        "at string": (lambda: js.spectrum(CHAIN, at="12"), TypeError, r"'at' must be an integer or a sequence"),
+        "at 2-D": (
+            lambda: js.spectrum(CHAIN, at=np.ones((1, 1), int)),
+            TypeError,
+            r"'at' must be an integer or a sequence of integers",
+        ),
+        "at list in a list": (lambda: js.spectrum(CHAIN, at=[[1]]), TypeError, r"'at' must be an integer; got \[1\]"),
         "at beyond": (
             lambda: js.spectrum(CHAIN, at=[2, 6]),
             ValueError,

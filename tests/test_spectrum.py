@@ -131,6 +131,18 @@ def test_running_spectra_from_both_ends():
     np.testing.assert_allclose(start.rates[0], start.log_singular_values[0] / 7)
 
 
+@pytest.mark.parametrize("options", [{}, {"origin": "end"}, {"k": 2}])
+def test_a_single_horizon_is_a_row_of_the_running_spectra(options):
+    chain = chain_of(families.tanh(np.random.default_rng(7), 4, 12))
+    rows = js.spectrum(chain, at=[7], **options)
+    for at in (7, np.int32(7), np.array(7), jnp.asarray(7)):
+        one = js.spectrum(chain, at=at, **options)
+        for field in js.Spectrum.__dataclass_fields__:
+            np.testing.assert_array_equal(getattr(one, field), getattr(rows, field)[0])
+    assert one.horizons.shape == one.rank.shape == one.converged.shape == ()
+    assert one.log_singular_values.shape == (options.get("k", 4),)
+
+
 def test_the_transposed_chain_of_a_saturated_network():
     Js = families.tanh_saturated(np.random.default_rng(8), 6, 40)
     chain = chain_of(Js)
@@ -207,6 +219,36 @@ def test_the_leading_values_by_push_and_pull_alone(family):
     np.testing.assert_allclose(found.log_singular_values, js.log_singular_values(chain_of(Js))[:k], atol=1e-9)
     assert bool(found.converged)
     assert max(calls) < n
+
+
+def test_the_search_for_leading_values_compiles_one_walk_and_one_reading(caplog):
+    """As many as the whole spectrum: the last word is that of the program that searched."""
+    chain = chain_of(families.gauss(np.random.default_rng(18), 26, 3))
+    jax.clear_caches()
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        found = js.spectrum(chain, k=1)
+    compiled = [
+        record.getMessage().split()[1] for record in caplog.records if record.getMessage().startswith("Compiling")
+    ]
+    assert [compiled.count(name) for name in ("jit(_push)", "jit(_pull)", "jit(_read_block)", "jit(while)")] == [
+        1,
+        1,
+        1,
+        0,
+    ]
+    traced = jax.jit(lambda A: js.spectrum(chain_of(A), k=1))(chain.links.operators.matrix)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(traced), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-12)
+
+
+def test_the_leading_values_of_layers_with_a_bottleneck():
+    rng = np.random.default_rng(19)
+    Js = [rng.standard_normal(shape) for shape in ((30, 40), (5, 30), (40, 5))]
+    found = js.spectrum(js.JacobianChain.from_matrices([jnp.asarray(J) for J in Js]), k=3)
+    np.testing.assert_allclose(
+        found.log_singular_values, np.log(np.linalg.svd(Js[2] @ Js[1] @ Js[0], compute_uv=False)[:3]), atol=1e-12
+    )
+    assert bool(found.converged)
 
 
 @pytest.mark.slow
