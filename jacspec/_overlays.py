@@ -104,7 +104,7 @@ def plot_spectrum(
         if not resolved[free].all():
             doubtful = _shares(values, free & ~resolved, edges).mean(axis=0) > 0
             heights = np.where(doubtful, _shares(values, free, edges).mean(axis=0), np.nan)
-            ax.stairs(heights, edges, color=UNRESOLVED['color'], label="_not resolved")
+            ax.stairs(heights, edges, color=UNRESOLVED["color"], label="_not resolved")
     if law is not None and atom < 1 - 1e-9:
         log_sigma, density = np.asarray(law.log_x) / 2, 2 * np.asarray(law.density_of_log)
         ax.plot(log_sigma, density, color="black", linestyle="-", marker="none")
@@ -188,7 +188,7 @@ def plot_exponents(
     compared &= (at >= u[known].min(initial=np.inf)) & (at <= u[known].max(initial=-np.inf))
     if not compared.any():
         return float("nan")
-    return float(np.abs(values[compared] - np.interp(at[compared], u[drawn], theory[drawn])).max())
+    return float(np.abs(values[compared] - np.interp(at[compared], u[known], theory[known])).max())
 
 
 def plot_values(

@@ -15,17 +15,14 @@ import numpy as np
 from jax import Array
 
 from jacspec import _checks, _overlays, _report
+from jacspec._conditioning import conditioning, in_order
 from jacspec._leading import leading
 from jacspec._links import Listed
 from jacspec._product import recursion
-from jacspec._product.finish import attached, finish
-from jacspec._product.logs import Logs
+from jacspec._product.finish import finish
 from jacspec._pytree import pytree, shapes
-from jacspec._walks import Wobble, backward, forward
+from jacspec._walks import backward, forward
 from jacspec.chain import JacobianChain
-
-PROBES = 4
-"""Random directions of the conditioning estimate."""
 
 WITNESS = 14.0
 """Nats by which a random vector may fall short of sigma_max / sqrt(n): it does so by chance once in a million."""
@@ -253,17 +250,11 @@ def _read_all(records: Any, steps: Array, first: Array, rank: int, count: int, v
     return jax.lax.map(read, items, batch_size=min(max(1, 2**16 // rank**2), steps.shape[0]))
 
 
-def _in_order(graded: recursion.Graded, rank: int) -> tuple[Logs, Array, Array]:
-    """Logs, U and rounding of the largest `rank` rows, which is all there are: the narrowest width on the way."""
-    order = jnp.argsort(-jax.lax.stop_gradient(graded.logs.hi))[:rank]
-    return graded.logs[order], graded.U[order], graded.rounding[order]
-
-
 @functools.partial(jax.jit, static_argnums=(3, 4, 5))
 def _read(record: Any, steps: Array, first: Array, rank: int, count: int, vectors: bool) -> Any:
     """The spectrum of one graded product, and its right singular vectors; values beyond `rank` are exact zeros."""
     graded, witness = record
-    logs, U, rounding = _in_order(graded, rank)
+    logs, U, rounding = in_order(graded, rank)
     done = finish(logs, U)
     more = count - rank
     values = jnp.pad(done.log_singular_values, (0, more), constant_values=-jnp.inf)
@@ -309,39 +300,7 @@ def _bound(chain: JacobianChain, values: Array, right: Array | None) -> Array:
     gap = jnp.where(both_dead, 0, jnp.abs(values - second))
     forwards = (second, vectors[0]) if right is None else (values, right)
     size = jnp.where(jnp.isfinite(values), jnp.abs(values), 0)
-    return gap + SAFETY * eps * _conditioning(chain, *forwards) + eps * (T / 4 + size)
-
-
-def _conditioning(chain: JacobianChain, values: Array, right: Array) -> Array:
-    """Root of the sum, over all steps and rows, of (||row|| d log sigma / d row)^2, by a few random directions.
-
-    A relative change eps in the norm of every row moves log sigma_i by at most about eps times this number.
-    """
-    keys = jax.random.split(jax.random.key(0), PROBES)
-    if isinstance(chain.links, Listed):
-        moves = jnp.stack([_moved(chain, values, right, key) for key in keys])
-    else:
-        moves = _all_moved(chain, values, right, keys)
-    return jnp.pad(jnp.sqrt(jnp.mean(moves**2, axis=0)), (0, values.shape[0] - chain.rank_bound))
-
-
-def _moved(chain: JacobianChain, values: Array, right: Array, key: Array) -> Array:
-    """By how much the values move when all rows move at random, both relative."""
-
-    def wobbling(s):
-        records = forward(chain, (chain.length,), Wobble(s, key))
-        record, _ = records[0] if isinstance(records, list) else jax.tree.map(lambda leaf: leaf[0], records)
-        logs, U, _ = _in_order(record, chain.rank_bound)
-        return attached(logs, U, values[: chain.rank_bound], right)
-
-    zero = jnp.zeros((), chain.dtype)
-    return jax.jvp(wobbling, (zero,), (zero + 1,))[1]
-
-
-@jax.jit
-def _all_moved(chain: JacobianChain, values: Array, right: Array, keys: Array) -> Array:
-    """One move a key, in one program."""
-    return jax.lax.map(functools.partial(_moved, chain, values, right), keys)
+    return gap + SAFETY * eps * conditioning(chain, *forwards) + eps * (T / 4 + size)
 
 
 def _leading(chain: JacobianChain, origin: str, t: int, k: int) -> Spectrum:

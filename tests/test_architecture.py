@@ -21,6 +21,7 @@ RANKS: dict[str, float] = {
     **dict.fromkeys(["_finite", "_given"], 1.7),
     **dict.fromkeys(["chain", "cells", "layers", "theory"], 2),
     **dict.fromkeys(["_leading", "_long_run", "_walks", "_overlays", "_doubt"], 2.5),
+    "_conditioning": 2.7,
     **dict.fromkeys(["parameter_gradients", "compose"], 3.5),
     **dict.fromkeys(["spectrum", "lyapunov", "gradients", "initializers", "flax", "tasks", "results", "plotting"], 3),
     **dict.fromkeys(["remedies", "models"], 4),
@@ -29,8 +30,20 @@ RANKS: dict[str, float] = {
     **dict.fromkeys(["cli", "__init__"], 6),
     "__main__": 6.5,
 }
-CORE = {"typing", "_pytree", "_checks", "_origin", "operators", "_lapack", "activations", "_product", "_steps", "_links", "chain"}
-CORE |= {"_primitives", "_precision", "_calls", "_states", "_finite", "_given", "_doubt"}
+CORE = {
+    "typing",
+    "_pytree",
+    "_checks",
+    "_origin",
+    "operators",
+    "_lapack",
+    "activations",
+    "_product",
+    "_steps",
+    "_links",
+    "chain",
+}
+CORE |= {"_primitives", "_precision", "_calls", "_states", "_finite", "_given", "_doubt", "_conditioning"}
 CORE |= {
     "cells",
     "layers",
