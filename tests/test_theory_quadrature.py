@@ -35,7 +35,7 @@ def test_thirteen_digits_over_sixteen_decades(name):
     want = np.array([truth(exact, q) for q in VARIANCES])
     value, error = jax.jit(jax.vmap(lambda q: gaussian_mean(f, q)))(jnp.asarray(VARIANCES))
     assert (np.abs(value / want - 1) < 1e-13).all()
-    assert (np.abs(value - want) <= error + 4e-16 * want).all()  # the estimate is an upper bound, up to rounding
+    assert (np.abs(value - want) <= error + 4e-15 * want).all()  # the estimate is an upper bound, up to 16 roundings
     assert (error / want)[np.asarray(VARIANCES) <= 100].max() < 1e-11
 
 
@@ -45,7 +45,7 @@ def test_a_narrow_function_off_center_is_seen_by_the_estimate():
     f = lambda a: jnp.cosh(jnp.clip(a - 1, -300, 300)) ** -2
     value, error = jax.vmap(lambda q: gaussian_mean(f, q))(jnp.asarray(VARIANCES))
     assert (np.abs(value / want - 1)[:-1] < 1e-13).all()
-    assert (np.abs(value - want) <= error + 4e-16 * want).all()
+    assert (np.abs(value - want) <= error + 4e-15 * want).all()
 
 
 @pytest.mark.parametrize("kink", [1.0, *(pytest.param(kink, marks=pytest.mark.slow) for kink in (0.01, 30.0))])

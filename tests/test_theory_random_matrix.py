@@ -1,5 +1,7 @@
 """Closed forms of Gaussian, rectangular and orthogonal matrices against quadrature, mpmath, print and simulation."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import mpmath
@@ -234,3 +236,54 @@ def test_under_jit_a_parameter_outside_its_domain_gives_nan():
               rm.haar_block_density, rm.haar_block_cdf):  # fmt: skip
         assert np.isnan(jax.jit(f)(0.3, -1.0)), f
         assert np.isfinite(jax.jit(f)(0.3, 2.0)), f
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_moments_of_fuss_catalan_at_any_depth(dtype):
+    """Against mpmath: relative error of a few roundings of the logarithm, also where the gamma functions are huge."""
+    eps = float(jnp.finfo(dtype).eps)
+    with mpmath.workdps(60):
+        for k, depth in itertools.product((0, 0.5, 1, 2, 3, 5, 10, 40), (1, 1.5, 3, 10, 1000, 1e5, 1e12)):
+            order, L = mpmath.mpf(float(dtype(k))), mpmath.mpf(float(dtype(depth)))
+            want = mpmath.gamma((L + 1) * order + 1) / mpmath.gamma(L * order + 2) / mpmath.gamma(order + 1)
+            if want < mpmath.mpf(float(jnp.finfo(dtype).max)):
+                found = float(rm.fuss_catalan_moment(dtype(k), dtype(depth)))
+                assert abs(found / want - 1) <= 8 * eps * (1 + order * mpmath.log(max(L * order, 1)))
+
+
+def test_derivatives_of_the_moments_of_fuss_catalan():
+    by_k, by_depth = jax.grad(rm.fuss_catalan_moment, (0, 1))(3.0, 1e5)
+    with mpmath.workdps(40):
+        moment = lambda k, L: mpmath.gamma((L + 1) * k + 1) / mpmath.gamma(L * k + 2) / mpmath.gamma(k + 1)
+        assert float(by_k) == pytest.approx(float(mpmath.diff(lambda k: moment(k, mpmath.mpf(1e5)), 3)), rel=1e-12)
+        assert float(by_depth) == pytest.approx(float(mpmath.diff(lambda L: moment(mpmath.mpf(3), L), 1e5)), rel=1e-12)
+
+
+def test_moments_of_critical_products_do_not_drift_with_depth():
+    """m1 = 1 and m2 = 1 + L / p to rounding: nothing is raised to the power L."""
+    m1, m2 = rm.jacobian_moments(rm.bernoulli_slopes(0.3), 1e12)
+    assert float(m1) == 1
+    assert float(m2) == pytest.approx(1 + 1e12 / 0.3, rel=1e-15)
+    _, m2 = rm.jacobian_moments(
+        rm.SquaredSlopes(jnp.array([1.0, 1 + 1e-9]), jnp.array([0.5, 0.5])), 1e12, ensemble="orthogonal"
+    )
+    assert float(m2) == pytest.approx(1 + 1e12 * 0.25e-18, rel=1e-13)
+
+
+def test_the_law_of_fuss_catalan_at_large_depth():
+    """Density and distribution on the curve of t, in mpmath."""
+    depth = 100_000
+    with mpmath.workdps(40):
+        for share in (0.1, 0.5, 0.9, 0.97):
+            t = mpmath.pi / (depth + 1) * share
+            lower, upper = mpmath.sin(depth * t), mpmath.sin((depth + 1) * t)
+            x = float(
+                mpmath.exp((depth + 1) * mpmath.log(upper) - mpmath.log(mpmath.sin(t)) - depth * mpmath.log(lower))
+            )
+            density = (
+                mpmath.sin(t) ** 2 * mpmath.exp((depth - 1) * mpmath.log(lower) - depth * mpmath.log(upper)) / mpmath.pi
+            )
+            s = mpmath.pi - (depth + 1) * t
+            below = (s + depth * mpmath.sin(t) * mpmath.sin(s) / lower) / mpmath.pi
+            assert float(rm.fuss_catalan_density(x, depth)) == pytest.approx(float(density), rel=1e-9)
+            assert float(rm.fuss_catalan_cdf(x, depth)) == pytest.approx(float(below), abs=1e-12)

@@ -320,3 +320,17 @@ def test_traced_values_outside_give_nan():
     curves = functools.partial(recurrent.leaky_origin_spectrum, 0.5)
     assert np.isnan(jax.jit(curves)(-1.0))
     assert np.isnan(jax.jit(recurrent.ar1_sensitivity)(1.5))
+
+
+@pytest.mark.parametrize("excess", [1e-3, 1e-6, 1e-9])
+def test_the_onset_of_the_rate_network(excess):
+    """q = (g^2 - 1) / 2 + (17 / 12) (g^2 - 1)^2 + ... of tanh, which an iteration or a difference of q' and q does not resolve."""
+    net = recurrent.rate_network(1 + excess)
+    rise = (1 + excess) ** 2 - 1
+    # g^2 (1 - 2 q + 17/3 q^2) = 1
+    want = float(
+        mp.findroot(lambda q: (1 + rise) * (1 - 2 * q + mp.mpf(17) / 3 * q**2 - mp.mpf(62) / 3 * q**3) - 1, rise / 2)
+    )
+    assert float(net.q) == pytest.approx(want, rel=1e-6 if excess < 1e-4 else 1e-5)
+    assert abs(float(net.q) - want) <= float(net.error) * 2 + 100 * want**4 + 1e-15
+    assert bool(net.converged)

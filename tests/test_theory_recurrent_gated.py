@@ -231,3 +231,98 @@ def test_the_critical_line_of_the_lstm():
     np.testing.assert_allclose(jax.grad(f)(0.3), (f(0.301) - f(0.299)) / 0.002, rtol=1e-5)
     silent = recurrent.lstm_critical(forget_bias=1.0)  # here the active state grows out of the silent one
     np.testing.assert_allclose(silent.weight_variance, silent.silent, rtol=1e-6)
+
+
+Z, P = np.polynomial.hermite_e.hermegauss(60)
+P = P / P.sum()
+
+
+def mean(f, variance):
+    """E f(a), a ~ N(0, variance), by Gauss and Hermite; f along the last axis."""
+    return f(np.sqrt(variance) * Z) @ P
+
+
+def sigmoid_slope(a):
+    return expit(a) * expit(-a)
+
+
+def gru_by_hand(weights, noise, r_bias, z_bias, hidden, form):
+    """<h^2> and chi from the equations at the head of the module, each gate with variances of its own."""
+    (w_r, w_z, w_n), (x_r, x_z, x_n) = weights, noise
+
+    def step(q):
+        z, r = np.sqrt(w_z * q + x_z) * Z + z_bias, np.sqrt(w_r * q + x_r) * Z + r_bias
+        opened, closed = expit(z) ** 2 @ P, expit(-z) ** 2 @ P
+        keep, replace = (opened, closed) if form == "reset_after" else (closed, opened)
+        if form == "reset_before":
+            v = w_n * (expit(r) ** 2 @ P) * q + x_n
+            new, steep = mean(lambda a: np.tanh(a) ** 2, v), mean(lambda a: np.cosh(a) ** -4.0, v)
+            passed = w_n * steep * (expit(r) ** 2 @ P + w_r * q * (sigmoid_slope(r) ** 2 @ P))
+        else:
+            x, u = np.sqrt(x_n) * Z[:, None], np.sqrt(w_n * q + hidden) * Z  # the parts of the candidate, drawn apart
+            a = x + expit(r)[:, None, None] * u
+            new = ((np.tanh(a) ** 2 @ P) @ P) @ P
+            steep = np.cosh(a) ** -4.0
+            passed = w_n * (expit(r) ** 2 * ((steep @ P) @ P) @ P)
+            passed += w_r * (sigmoid_slope(r) ** 2 * ((steep * u**2 @ P) @ P) @ P)
+        moved = sigmoid_slope(z) ** 2 @ P
+        return replace * new / (1 - keep), keep + w_z * moved * (q + new) + replace * passed
+
+    q = 0.1
+    for _ in range(100):
+        q = step(q)[0]
+    return q, step(q)[1]
+
+
+@pytest.mark.parametrize("form", ["reset_after", "reset_before"])
+def test_every_gate_of_the_gru_has_its_own_variances(form):
+    """No two variances are equal, and each moves the answer far beyond the tolerance."""
+    weights, noise, hidden = (2.0, 5.0, 1.2), (0.7, 0.25, 0.4), 0.3 if form == "reset_after" else 0.0
+
+    def both(weights, noise):
+        net = gru_theory(weights, 0.5, -0.4, noise, hidden, form)
+        return np.array([net.second_moment, net.chi]), np.array(gru_by_hand(weights, noise, 0.5, -0.4, hidden, form))
+
+    found, want = both(weights, noise)
+    np.testing.assert_allclose(found, want, rtol=1e-8)
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        for which in (weights, noise):
+            swapped = list(which)
+            swapped[first] = which[second]
+            other = gru_by_hand(
+                *((swapped, noise) if which is weights else (weights, swapped)), 0.5, -0.4, hidden, form
+            )
+            assert np.abs(np.array(other) / want - 1).max() > 1e-4  # the test can tell
+
+
+def lstm_by_hand(weights, noise, biases):
+    """<h^2>, <c^2> and chi where the candidate is small: tanh c = c, and dc is not correlated with c."""
+    (w_i, w_f, w_g, w_o), (x_i, x_f, x_g, x_o) = weights, noise
+    q = 0.0
+    for _ in range(60):
+        i, f, o = (np.sqrt(w * q + x) * Z + b for w, x, b in zip((w_i, w_f, w_o), (x_i, x_f, x_o), biases, strict=True))
+        g2, i2, f2, o2 = mean(lambda a: np.tanh(a) ** 2, w_g * q + x_g), *(expit(a) ** 2 @ P for a in (i, f, o))
+        c2 = i2 * g2 / (1 - f2)
+        q = o2 * c2
+    slopes = [sigmoid_slope(a) ** 2 @ P for a in (i, f, o)]
+    by_h = w_g * i2 * mean(lambda a: np.cosh(a) ** -4.0, w_g * q + x_g) + w_i * slopes[0] * g2 + w_f * slopes[1] * c2
+    step = np.array([[f2, by_h], [o2 * f2, o2 * by_h + w_o * slopes[2] * c2]])  # of (dc^2, dh^2)
+    return np.array([q, c2, np.abs(np.linalg.eigvals(step)).max()])
+
+
+def test_every_gate_of_the_lstm_has_its_own_variances():
+    """What doubling one variance changes, gate by gate, for a candidate of order 1e-3: to that order."""
+    weights, noise, biases = (3.0, 5.0, 1.5, 8.0), (0.6, 0.3, 1e-6, 0.9), (0.2, 0.7, -0.3)
+
+    def both(weights, noise):
+        net = lstm_theory(weights, biases, noise)
+        return np.array([net.second_moment, net.cell_second_moment, net.chi]), lstm_by_hand(weights, noise, biases)
+
+    found, want = both(weights, noise)
+    np.testing.assert_allclose(found, want, rtol=1e-4)
+    for gate in range(4):
+        double = lambda values, gate=gate: tuple(v * (2 if k == gate else 1) for k, v in enumerate(values))
+        # through h^2 a weight moves chi by 1e-6 of it; an input by much more, and that of the candidate by what is left out
+        for changed, room in (((double(weights), noise), 1e-9), ((weights, double(noise)), 1e-6)):
+            after, expected = both(*changed)
+            np.testing.assert_allclose((after - found) / found, (expected - want) / want, rtol=0.02, atol=room)

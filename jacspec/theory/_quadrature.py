@@ -12,13 +12,14 @@ Reference: R. Piessens et al., QUADPACK, Springer 1983 (the 15-point Kronrod rul
 """
 
 import itertools
+import math
 from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-PANELS, INNER = 12, 8
+PANELS, INNER = 16, 8
 """Panels from the last kink (or 0) outwards, on either side, and between two kinks."""
 
 CROWDING = 0.2
@@ -64,7 +65,7 @@ def gaussian_mean(
     q = q.astype(jnp.result_type(q.dtype, float))
     safe = jnp.where(q == 0, 1, jnp.where(q > 0, q, jnp.nan))  # what is no variance has no mean
     a, half = _panels(lax.stop_gradient(safe), kinks, panels)
-    density = jnp.exp(-0.5 * a * a / safe) / jnp.sqrt(2 * jnp.pi * safe)
+    density = jnp.exp(-0.5 * (a / jnp.sqrt(safe)) ** 2) / (math.sqrt(2 * math.pi) * jnp.sqrt(safe))
     values = f(a) * (density * half[:, None])
     value = values @ jnp.asarray(KRONROD, q.dtype)
     error = disagreement(value, values @ jnp.asarray(GAUSS, q.dtype), jnp.abs(values) @ jnp.asarray(KRONROD, q.dtype))

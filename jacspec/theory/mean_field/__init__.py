@@ -16,11 +16,11 @@ from jacspec.theory.mean_field.depth import partial_jacobian_exponent as partial
 from jacspec.theory.mean_field.depth import partial_jacobians as partial_jacobians
 from jacspec.theory.mean_field.depth import residual_growth as residual_growth
 from jacspec.theory.mean_field.depth import residual_sqrt_rate as residual_sqrt_rate
-from jacspec.theory.mean_field.phase import CriticalPoint as CriticalPoint
+from jacspec.theory.mean_field.line import CriticalPoint as CriticalPoint
+from jacspec.theory.mean_field.line import critical_bias_variance as critical_bias_variance
+from jacspec.theory.mean_field.line import critical_weight_variance as critical_weight_variance
 from jacspec.theory.mean_field.phase import Phase as Phase
 from jacspec.theory.mean_field.phase import correlation_map as correlation_map
-from jacspec.theory.mean_field.phase import critical_bias_variance as critical_bias_variance
-from jacspec.theory.mean_field.phase import critical_weight_variance as critical_weight_variance
 from jacspec.theory.mean_field.phase import phase as phase
 from jacspec.theory.mean_field.variance import FixedPoint as FixedPoint
 from jacspec.theory.mean_field.variance import chi as chi

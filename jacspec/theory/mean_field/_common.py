@@ -1,19 +1,26 @@
-"""What the questions of this folder share: activations, moments near q = 0, one scalar root finder."""
+"""What the questions of this folder share: activations, one scalar root finder, and the proof of what it found."""
 
+import math
 from collections.abc import Callable
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from jacspec import _checks, activations
 from jacspec.activations import Activation
 from jacspec.theory import _domain
-from jacspec.theory._quadrature import PANELS, gaussian_mean
 
 STEPS = 100
 """Most steps of the root finder; Newton takes five to ten, bisection of a double about sixty."""
+
+LARGEST = 1e18
+"""A variance beyond which an iteration is taken to diverge."""
+
+RUNGS = 12
+"""Distances from a root, a factor of four apart, at which it is enclosed."""
 
 
 def elementwise(function: Callable[[Array], Array], *, kinks: tuple[float, ...] = ()) -> Activation:
@@ -76,61 +83,71 @@ def compiled(function: Callable, statics: int = 1) -> Callable:
     return call
 
 
-def floor(dtype: Any) -> float:
-    """The variance that stands for 0+: moments there are the limit q -> 0 (half of phi'^2 from each side of a kink)."""
-    return float(jnp.finfo(dtype).eps) ** 2
+def log_grid(dtype: Any) -> Array:
+    """ln q from tiny^(3/4) to LARGEST: in steps of 1 from 1e-35 on, of 16 below, where everything is a power of q."""
+    least, most = 0.75 * math.log(jnp.finfo(dtype).tiny), math.log(LARGEST)
+    fine = np.append(np.arange(max(least, -80.0), most), most)
+    coarse = np.linspace(least, fine[0], math.ceil((fine[0] - least) / 16) + 1)[:-1]
+    return jnp.asarray(np.concatenate([coarse, fine]), dtype)
 
 
-def moment(
-    f: Callable[[Array], Array], q: Array, kinks: tuple[float, ...], panels: int = PANELS
-) -> tuple[Array, Array]:
-    """E f(a), a ~ N(0, q), in the limit from above at q = 0, and its error."""
-    return gaussian_mean(f, q + floor(q.dtype), kinks, panels=panels)
-
-
-def root(function: Callable, low: Array, high: Array, start: Array, tolerance: float) -> tuple[Array, Array]:
-    """The root of a function that is positive at `low` and negative at `high`, by Newton's method kept in the bracket.
-
-    The last step is not looked at again: Newton squares an error below the root of the tolerance.
+def root(function: Callable[[Array], tuple[Array, Array]], low: Array, high: Array) -> tuple[Array, Array]:
+    """The root in ln q of a function that is positive at `low` and negative at `high`, by Newton's method in the bracket.
 
     Args:
-        function: x -> (value, slope); a value of 0 stops at once.
-        low: scalar.
-        high: scalar.
-        start: scalar in between.
-        tolerance: a value, or an error relative to max(1, abs x), that is rounding.
+        function: q -> (value, bound of its error); a value within its bound ends the search.
+        low: ln q, scalar.
+        high: ln q, scalar.
 
     Returns:
-        (x, converged); no derivatives pass (see `implicit`).
+        (q, h), h the relative error that the bound and the slope there suggest, for `enclosed` to prove. No derivatives pass
+        (see `implicit`).
     """
+    eps = float(jnp.finfo(low.dtype).eps)
+    at = lambda x: function(jnp.exp(x))
 
     def step(state):
-        x, low, high, _, count = state
-        value, slope = function(x)
+        x, low, high, _, _, count = state
+        (value, bound), (slope, _) = jax.jvp(at, (x,), (jnp.ones_like(x),))
         low, high = jnp.where(value > 0, x, low), jnp.where(value < 0, x, high)
-        newton = x - value / jnp.where(slope == 0, jnp.nan, slope)
-        here, size = jnp.abs(value) <= tolerance, jnp.maximum(1, jnp.abs(x))
-        last = (jnp.abs(newton - x) <= 0.1 * tolerance**0.5 * size) & (newton >= low) & (newton <= high)
-        following = jnp.where(last | (newton > low) & (newton < high), newton, 0.5 * (low + high))
-        done = here | last | (high - low <= tolerance * size)
-        following = jnp.where(jnp.isnan(value), jnp.nan, jnp.where(here, x, following))
-        return following, low, high, done, count + 1
+        newton = -value / jnp.where(slope == 0, jnp.nan, slope)
+        inside = (x + newton > low) & (x + newton < high)
+        move = jnp.where(inside, newton, 0.5 * (low + high) - x)
+        ends = (jnp.abs(value) <= bound) | (jnp.abs(move) <= 4 * eps * jnp.maximum(1, jnp.abs(x)))
+        # the last step is not added to x, which would round it
+        last = jnp.exp(x) * (1 + jnp.where(jnp.abs(newton) < 0.1, newton, 0))
+        h = jnp.maximum(4 * eps, 2 * bound / jnp.where(slope < 0, -slope, jnp.inf))
+        return jnp.where(ends, x, x + move), low, high, jnp.stack([last, h]), ends | jnp.isnan(value), count + 1
 
-    unfinished = lambda state: ~state[3] & (state[4] < STEPS) & jnp.isfinite(state[0])
-    state = (start, low, high, jnp.zeros((), bool), jnp.zeros((), int))
-    x, _, _, done, _ = lax.while_loop(unfinished, step, state)
-    return x, done
+    unfinished = lambda state: ~state[4] & (state[5] < STEPS)
+    state = (0.5 * (low + high), low, high, jnp.zeros(2, low.dtype), jnp.zeros((), bool), jnp.zeros((), int))
+    return tuple(lax.while_loop(unfinished, step, state)[3])
+
+
+def enclosed(function: Callable[[Array], tuple[Array, Array]], q: Array, h: Array, closed: Array) -> Array:
+    """The error of a root q > 0, proved by the signs on either side.
+
+    Args:
+        function: q -> (value, bound of its error), positive below the root and negative above.
+        q: the root.
+        h: where to begin.
+        closed: whether 0 may stand for the lower side.
+
+    Returns:
+        h q with the least h, of a factor of four each, at which `function` has, by more than its bound, the two signs at
+        q / (1 + h) and q (1 + h): the root is in between. inf if there is none.
+    """
+    h = h * 4.0 ** jnp.arange(RUNGS, dtype=q.dtype)
+    value, bound = jax.vmap(function)(jnp.concatenate([q / (1 + h), q * (1 + h)]))
+    positive, negative = value[:RUNGS] > bound[:RUNGS], value[RUNGS:] < -bound[RUNGS:]
+    error = jnp.where(positive, h * q, jnp.where(closed, jnp.maximum(h, 1) * q, jnp.inf))
+    return jnp.min(jnp.where(negative, error, jnp.inf))
 
 
 def implicit(
     function: Callable[[Array], Array], solve: Callable[[], tuple[Array, Array]], dtype: Any
 ) -> tuple[Array, Array]:
-    """The root that `solve` finds, with the derivatives that function(x) = 0 implies, and whether it converged."""
-
-    def solver(_, __):
-        x, done = solve()
-        return x, done.astype(dtype)  # a bool has no tangent
-
+    """The root that `solve` finds, with the derivatives that function(x) = 0 implies, and its error."""
     tangent = lambda linear, y: y / linear(jnp.ones_like(y))
-    x, done = lax.custom_root(function, jnp.zeros((), dtype), solver, tangent, has_aux=True)
-    return x, done > 0
+    x, error = lax.custom_root(function, jnp.zeros((), dtype), lambda _, __: solve(), tangent, has_aux=True)
+    return x, lax.stop_gradient(error)

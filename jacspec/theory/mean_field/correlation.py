@@ -10,31 +10,39 @@ cancellation, because near c = 1 nothing else can be resolved.
 slope (q E phi'^2), and enters as one term R c^m of that value and slope. All c^k being convex in k, the truth lies between
 R c^m and R c^K, which bounds the error.
 
-*Quadrature*, for kinks: panels in the frame s = (u1 + u2)/sqrt 2, d = (u1 - u2)/sqrt 2, where the Gaussian is a product, cut
-where a kink meets the line d = 0 or another kink, and along d where u1 or u2 crosses a kink. Nodes stand still and the
-density moves, so derivatives with respect to q and c are exact across kinks.
+*Quadrature*, for kinks and for large q: panels in the frame s = (u1 + u2)/sqrt 2, d = (u1 - u2)/sqrt 2, where the Gaussian is
+a product, cut where a kink (or 0) meets the line d = 0 or another kink, and along d where u1 or u2 crosses a kink, and graded
+towards these cuts, from the scale of phi to that of the density. Nodes stand still and the density moves, so derivatives with
+respect to q are exact across kinks. With respect to c as well; at c = -+1 there is Price's, d/dc E phi phi = q E phi' phi'.
 """
 
 import math
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
 from jacspec import _checks
 from jacspec.activations import LEAKY_SLOPE, Activation
-from jacspec.theory._quadrature import GAUSS, KRONROD, REACH, disagreement, panel_nodes
-from jacspec.theory.mean_field._common import compiled, floor
+from jacspec.theory._quadrature import CROWDING, GAUSS, KRONROD, REACH, disagreement, gaussian_mean, panel_nodes
+from jacspec.theory.mean_field._common import compiled
+from jacspec.theory.mean_field.moments import ROUNDING
 from jacspec.theory.mean_field.variance import second_moment, squared_slope
 
 TERMS = 128
 """Terms of the series."""
 
-SPACING, EXTENT = 0.1, 13.0
-"""The trapezoid rule of the Hermite coefficients, in standard deviations: geometric convergence for smooth phi."""
+SPACING, EXTENT = 0.0125, 13.0
+"""The trapezoid rule of the Hermite coefficients, in standard deviations: geometric convergence for smooth phi. What twice the
+spacing changes is taken for its error: for tanh 1e-10 at q = 300."""
+
+GRADED = 14
+"""Panels of the quadrature on either side of a cut."""
 
 METHODS = ("auto", "closed", "series", "quadrature")
+_BENT = [(-1) ** (k + 1) * 2 * k / math.factorial(2 * k + 1) for k in range(8, 0, -1)]
 SLOPES = {"linear": 1.0, "leaky_relu": LEAKY_SLOPE, "relu": 0.0}
 """Slope at a < 0 of what has the closed form; at a > 0 it is 1."""
 
@@ -46,13 +54,17 @@ class Overlap(NamedTuple):
         value: E phi(u1) phi(u2).
         slope: E phi'(u1) phi'(u2), its derivative with respect to the covariance q c.
         gap: E (phi(u1) - phi(u2))^2 / 2 = E phi^2 - value.
-        error: bound or estimate of the absolute error of `value` and `gap`.
+        error: bound or estimate of the absolute error of `value`.
+        slope_error: of `slope`.
+        gap_error: of `gap`.
     """
 
     value: Array
     slope: Array
     gap: Array
     error: Array
+    slope_error: Array
+    gap_error: Array
 
 
 def _overlap(f: Activation, how: str, q: Array, c: Array) -> Overlap:
@@ -61,7 +73,7 @@ def _overlap(f: Activation, how: str, q: Array, c: Array) -> Overlap:
         return _closed(SLOPES[f.name], q, c)
     if how == "quadrature":
         return _quadrature(f, q, c)
-    return series(f, q, second_moment(f, q), squared_slope(f, q)[0]).at(c)
+    return series(f, q, second_moment(f, q), squared_slope(f, q)).at(c)
 
 
 overlap = compiled(_overlap, 2)
@@ -79,21 +91,37 @@ def checked_method(function: str, f: Activation, method: str) -> str:
     return "closed" if f.name in SLOPES else "quadrature" if f.kinks else "series"
 
 
-def half_angle(c: Array) -> Array:
-    """sqrt((1 - c)/2), with a finite derivative at c = 1."""
-    gap = 0.5 * (1 - c)
-    return jnp.where(gap > 0, jnp.sqrt(jnp.where(gap > 0, gap, 1)), 0)
-
-
 def _closed(low: float, q: Array, c: Array) -> Overlap:
     """phi = alpha a + beta abs(a): E abs(u1 u2) = (2 q / pi) (sin t + (pi/2 - t) cos t), c = cos t."""
-    alpha, beta = 0.5 * (1 + low), 0.5 * (1 - low)
-    t = 2 * jnp.arcsin(half_angle(c))
-    bend = (2 / math.pi) * (jnp.sin(t) - t * c)
+    alpha, beta, eps = 0.5 * (1 + low), 0.5 * (1 - low), jnp.finfo(q.dtype).eps
+    t = _angle(c)
+    bend = (2 / math.pi) * _bent(c)
     gap = q * (1 - c) * (alpha**2 + beta**2) - q * beta**2 * bend
     slope = alpha**2 + beta**2 * (1 - (2 / math.pi) * t)
     value = q * (alpha**2 * c + beta**2 * (c + bend))
-    return Overlap(value, slope, gap, 4 * jnp.finfo(q.dtype).eps * q)
+    error = 4 * eps * q * jnp.ones_like(c)
+    # near c = 1 bend is (4/3 pi) sqrt 2 (1 - c)^(3/2), and keeps its digits
+    return Overlap(value, slope, gap, error, error / q, error * (1 - c))
+
+
+def _angle(c: Array) -> Array:
+    """arccos c, to its digits at both ends; its derivative there is infinite."""
+    return 2 * jnp.arctan2(jnp.sqrt(1 - c), jnp.sqrt(1 + c))
+
+
+@jax.custom_jvp
+def _bent(c: Array) -> Array:
+    """sin t - t cos t at c = cos t, whose derivative -t is finite at both ends; in powers of t where it cancels."""
+    t = _angle(c)
+    small = jnp.minimum(t, 0.5)
+    series = small**3 * jnp.polyval(jnp.asarray(_BENT, t.dtype), small**2)
+    return jnp.where(t < 0.5, series, jnp.sqrt((1 - c) * (1 + c)) - t * c)
+
+
+@_bent.defjvp
+def _(primals, tangents):
+    (c,), (dc,) = primals, tangents
+    return _bent(c), -_angle(c) * dc
 
 
 class Series(NamedTuple):
@@ -105,6 +133,8 @@ class Series(NamedTuple):
         order: the exponent m of the term that stands for the rest.
         scale: q, for slopes.
         rounding: error of E phi^2 and of the coefficients.
+        bend: q E phi'^2 - sum k a_k^2, what the slopes lack at c = 1.
+        slope_rounding: error of E phi'^2 and of the coefficients.
     """
 
     powers: Array
@@ -112,6 +142,8 @@ class Series(NamedTuple):
     order: Array
     scale: Array
     rounding: Array
+    bend: Array
+    slope_rounding: Array
 
     def at(self, c: Array) -> Overlap:
         """The overlap at correlation c."""
@@ -123,8 +155,11 @@ class Series(NamedTuple):
         slope = jnp.polyval((k * self.powers)[:0:-1], c, unroll=16)
         rest = jnp.where(c < 0, 0, self.rest)  # its sign is not known there
         value, slope = value + rest * last, slope + rest * self.order * last / jnp.where(size > 0, size, 1) * sign
-        error = self.rest * jnp.where(c < 0, size**TERMS, size**TERMS - last) + self.rounding
-        return Overlap(value, slope / self.scale, (1 - c) * self.quotient(c), error)
+        short = self.rest * jnp.where(c < 0, size**TERMS, size**TERMS - last)
+        slope_error = self.bend * size ** (TERMS - 1) / self.scale + self.slope_rounding
+        gap = (1 - c) * self.quotient(c)
+        rounding = self.rounding * jnp.minimum(1, TERMS * (1 - c))
+        return Overlap(value, slope / self.scale, gap, short + self.rounding, slope_error, short + rounding)
 
     def quotient(self, c: Array) -> Array:
         """(E phi^2 - value) / (1 - c) = sum_k a_k^2 (1 + c + ... + c^(k-1)), increasing in c >= 0; q E phi'^2 at c = 1."""
@@ -149,53 +184,75 @@ _Z = SPACING * np.arange(-round(EXTENT / SPACING), round(EXTENT / SPACING) + 1)
 _HERMITE = SPACING * hermite(TERMS, _Z)
 
 
-def series(f: Activation, q: Array, second: tuple[Array, Array], slope: Array) -> Series:
-    """The Hermite series of a smooth phi at variance q > 0, given E phi^2, its error, and E phi'^2."""
+def series(f: Activation, q: Array, second: tuple[Array, Array], slope: tuple[Array, Array]) -> Series:
+    """The Hermite series of a smooth phi at variance q > 0, given E phi^2 and E phi'^2 with their errors."""
     z, matrix = jnp.asarray(_Z, q.dtype), jnp.asarray(_HERMITE, q.dtype)
     values = f(jnp.sqrt(q) * z)
-    powers = jnp.matmul(matrix, values, precision=lax.Precision.HIGHEST) ** 2
-    total, error = second
-    rounding = TERMS * jnp.finfo(q.dtype).eps * total
+    powers, coarse = (
+        (step * jnp.matmul(matrix[:, ::step], values[::step], precision=lax.Precision.HIGHEST)) ** 2 for step in (1, 2)
+    )
+    (total, error), (steep, steep_error) = second, slope
+    rounding = ROUNDING * jnp.finfo(q.dtype).eps * total
     rest = total - powers.sum()
-    bend = q * slope - (jnp.arange(TERMS, dtype=q.dtype) * powers).sum()
+    bend = q * steep - (jnp.arange(TERMS, dtype=q.dtype) * powers).sum()
     kept = rest > rounding
     order = jnp.maximum(bend / jnp.where(kept, rest, 1), TERMS)
-    aliased = jnp.abs(matrix[0] @ values**2 - total)  # what the spacing does not see, of phi^2 rather than phi
-    excess = error + rounding + jnp.maximum(-rest, 0) + aliased
-    return Series(powers, jnp.where(kept, rest, 0), jnp.where(kept, order, TERMS), q, lax.stop_gradient(excess))
+    excess = error + rounding + jnp.maximum(-rest, 0) + jnp.abs(powers - coarse).sum()
+    return Series(
+        powers, jnp.where(kept, rest, 0), jnp.where(kept, order, TERMS), q, lax.stop_gradient(excess),
+        lax.stop_gradient(jnp.abs(bend)), lax.stop_gradient(steep_error + TERMS * excess / q),
+    )  # fmt: skip
 
 
 def _quadrature(f: Activation, q: Array, c: Array) -> Overlap:
-    """Panels in s and, by symmetry, in d > 0."""
-    same, other = (jnp.maximum(1 + sign * c, floor(q.dtype)) for sign in (1, -1))
+    """Panels in s and, by symmetry, in d > 0, one panel of s after the other."""
+    least = 0.25 * float(jnp.finfo(q.dtype).eps)  # no 1 - abs c but 0 is below
+    same, other = (jnp.maximum(1 + sign * c, least) for sign in (1, -1))
     wide, narrow = (jnp.sqrt(lax.stop_gradient(q * part)) for part in (same, other))
     kinks = np.array(sorted(set(f.kinks) or {0.0})) * math.sqrt(2)
     crossings = np.unique([(i + j) / 2 for i in kinks for j in kinks])
-    near = [jnp.asarray(kinks, q.dtype) + sign * REACH * narrow for sign in (-1, 1)]
-    breaks = jnp.concatenate([jnp.asarray(crossings, q.dtype), *near])
-    breaks = jnp.sort(jnp.clip(breaks, -REACH * wide, REACH * wide))
-    s, half_s = panel_nodes(_edges(jnp.concatenate([-REACH * wide[None], breaks, REACH * wide[None]]), 6))
-    s = s.ravel()
-    inner = jnp.sort(jnp.minimum(jnp.abs(s[:, None] - jnp.asarray(kinks, q.dtype)), REACH * narrow), axis=1)
-    ends = jnp.zeros_like(s)[:, None]
-    d, half_d = panel_nodes(_edges(jnp.concatenate([ends, inner, ends + REACH * narrow], axis=1), 4))
-    s = s[:, None, None]
-    u1, u2 = (s + d) / math.sqrt(2), (s - d) / math.sqrt(2)
-    spread = -0.5 * (s * s / (q * same) + d * d / (q * other))
-    density = jnp.exp(spread) / (jnp.pi * q * jnp.sqrt(same * other)) * half_d[..., None]
-    parts = 0.5 * jnp.stack([(g(u1) - g(u2)) ** 2 for g in (f, f.slope)]) * density
+    cuts = jnp.clip(jnp.asarray(crossings, q.dtype), -REACH * wide, REACH * wide)
     rules = [jnp.asarray(rule, q.dtype) for rule in (KRONROD, GAUSS)]
-    within = [(parts @ rule).sum(axis=-1).reshape(2, -1, KRONROD.size) * half_s[:, None] for rule in rules]
-    sums = [[(part @ rule).sum(axis=-1) for part in within] for rule in rules]
-    gap, bend = sums[0][0]
-    error = disagreement(sums[0][0], sums[1][0], sums[0][0]) + disagreement(sums[0][0], sums[0][1], sums[0][0])
-    (total, rough), (slope, _) = second_moment(f, q), squared_slope(f, q)
-    rounding = 8 * jnp.finfo(q.dtype).eps * total
-    return Overlap(total - gap, slope - bend, gap, lax.stop_gradient(error[0] + rough + rounding))
+
+    @jax.checkpoint
+    def panel(s, half):
+        """Sums over one panel of s, (Kronrod in s and d; Gauss in s; Gauss in d), of the gaps of phi and of phi'."""
+        cuts = jnp.sort(jnp.minimum(jnp.abs(s[:, None] - jnp.asarray(kinks, q.dtype)), REACH * narrow), axis=1)
+        d, half_d = panel_nodes(_graded(jnp.zeros_like(s), cuts, REACH * narrow + 0 * s, jnp.ones_like(q)))
+        s = s[:, None, None]
+        u1, u2 = (s + d) / math.sqrt(2), (s - d) / math.sqrt(2)
+        spread = -0.5 * (s * s / (q * same) + d * d / (q * other))
+        density = jnp.exp(spread) / (jnp.pi * q * jnp.sqrt(same * other)) * half_d[..., None]
+        parts = 0.5 * jnp.stack([(g(u1) - g(u2)) ** 2 for g in (f, f.slope)]) * density
+        fine, coarse = ((parts @ rule).sum(axis=-1) * half for rule in rules)
+        return jnp.stack([fine @ rules[0], fine @ rules[1], coarse @ rules[0]])
+
+    scale = jnp.minimum(1, narrow) if f.kinks else jnp.ones_like(q)  # what d smooths of a kink
+    s, half = panel_nodes(_graded(-REACH * wide, cuts, REACH * wide, scale))
+    sums = lax.map(lambda part: panel(*part), (s, half))
+    off = sum(disagreement(sums[:, 0], sums[:, k], sums[:, 0]).sum(axis=0) for k in (1, 2))
+    between = lambda a: 0.5 * jnp.stack([(g(a) - g(-a)) ** 2 for g in (f, f.slope)])
+    opposite, rough = gaussian_mean(between, q, (*f.kinks, *(-kink for kink in f.kinks)))  # c = -1
+    pick = lambda inside, at_one, at_minus: jnp.where(c >= 1, at_one, jnp.where(c <= -1, at_minus, inside))
+    (gap, bend), off = pick(sums[:, 0].sum(axis=0), 0, opposite), pick(off, 0, rough)
+    (total, total_error), (steep, steep_error) = second_moment(f, q), squared_slope(f, q)
+    eps = ROUNDING * jnp.finfo(q.dtype).eps
+    slope = steep - bend
+    along = jnp.where(jnp.abs(c) >= 1, q * slope, 0) * (c - lax.stop_gradient(c))  # 0, with the derivative of Price
+    gap_error = off[0] + eps * (jnp.sqrt(gap * total) + gap + eps * total)
+    slope_error = off[1] + steep_error + eps * steep
+    errors = lax.stop_gradient((gap_error + total_error + eps * total, slope_error, gap_error))
+    return Overlap(total - gap + along, slope, gap - along, *errors)
 
 
-def _edges(breaks: Array, count: int) -> Array:
-    """`count` panels between any two breaks, crowding at both."""
-    share = np.sin(0.5 * np.pi * np.arange(count) / count) ** 2
-    inner = breaks[..., :-1, None] + jnp.diff(breaks, axis=-1)[..., None] * jnp.asarray(share, breaks.dtype)
-    return jnp.concatenate([inner.reshape(*breaks.shape[:-1], -1), breaks[..., -1:]], axis=-1)
+def _graded(low: Array, cuts: Array, high: Array, scale: Array) -> Array:
+    """Edges of panels from `low` to `high`, fine on `scale` at the sorted `cuts` (..., k), as those of `gaussian_mean` at 0."""
+    between = 0.5 * (cuts[..., 1:] + cuts[..., :-1])
+    share = np.arange(1, GRADED + 1) / GRADED
+    share = jnp.asarray(share * (1 + CROWDING * (1 - share)), cuts.dtype)
+    left = jnp.concatenate([low[..., None], between], axis=-1) - cuts
+    right = jnp.concatenate([between, high[..., None]], axis=-1) - cuts
+    away = lambda end: cuts[..., None] + scale * jnp.sinh(jnp.arcsinh(end / scale)[..., None] * share)
+    edges = jnp.concatenate([away(left)[..., ::-1], cuts[..., None], away(right)], axis=-1)
+    # two neighbours share the point between them
+    return jnp.concatenate([edges[..., :-1, :-1].reshape(*edges.shape[:-2], -1), edges[..., -1, :]], axis=-1)

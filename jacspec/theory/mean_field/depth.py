@@ -14,7 +14,8 @@ from jax import Array, lax
 from jacspec import _checks
 from jacspec.activations import Activation
 from jacspec.theory._quadrature import nodes
-from jacspec.theory.mean_field._common import compiled, moment, resolve, scalar
+from jacspec.theory.mean_field._common import compiled, resolve, scalar
+from jacspec.theory.mean_field.moments import expansion, moments
 from jacspec.theory.mean_field.variance import second_moment, squared_slope
 
 FAR = 1e8
@@ -211,7 +212,8 @@ def _residual_growth(
     def activation_last(state):
         p, m = state
         q = sw2 * p + sb2
-        mean = moment(f, q, f.kinks)[0]
+        near = expansion(f, q.dtype)
+        mean = near.value + moments(f, near, q).mean
         following = p + 2 * s * m * mean + s * s * second_moment(f, q)[0], m + s * mean
         return following, jnp.log1p(s * s * sw2 * squared_slope(f, q)[0])
 

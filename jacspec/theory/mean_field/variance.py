@@ -1,26 +1,22 @@
 """The variance of pre-activations through depth, q -> sigma_w^2 E phi(a)^2 + sigma_b^2, and its fixed point.
 
 a ~ N(0, q) throughout. The iteration converges only algebraically at criticality (tanh at sigma_w = 1, sigma_b = 0:
-q_l ~ 1/(2l)), so the fixed point is the root of log map(q) - log q in log q, by Newton's method in a bracket.
+q_l ~ 1/(2l)), so the fixed point is the root of map(q) / q - 1 in log q, by Newton's method in a bracket, and its error is
+proved by the signs on either side.
 
 Reference: B. Poole et al., arXiv 1606.05340; S. Schoenholz et al., arXiv 1611.01232.
 """
 
-import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jacspec.theory._quadrature import PANELS
-from jacspec.theory.mean_field._common import compiled, implicit, moment, resolve, root, scalar
-
-ROUGH = 4
-"""Panels of the first guess."""
-
-LARGEST = 1e12
-"""A variance beyond which the iteration is taken to diverge."""
+from jacspec.activations import Activation
+from jacspec.theory.mean_field._common import compiled, enclosed, implicit, log_grid, resolve, root, scalar
+from jacspec.theory.mean_field.moments import expansion, moments
 
 
 class FixedPoint(NamedTuple):
@@ -28,8 +24,9 @@ class FixedPoint(NamedTuple):
 
     Attributes:
         value: NaN outside the domain, inf where the iteration diverges.
-        error: of quadrature and rounding, absolute, carried to the fixed point.
-        converged: False where the root find did not end, or there is no fixed point.
+        error: absolute: within it of `value` the map moves q towards it from either side, by more than rounding and
+            quadrature may err; inf where that cannot be seen.
+        converged: whether `error` is below sqrt(eps) of the value (64 eps at 0); False where there is no fixed point.
     """
 
     value: Array
@@ -135,56 +132,89 @@ def variance_fixed_point(
 
 
 @compiled
-def second_moment(f: Any, q: Array) -> tuple[Array, Array]:
+def second_moment(f: Activation, q: Array) -> tuple[Array, Array]:
     """E phi^2 and its error."""
-    return moment(lambda a: f(a) ** 2, q, f.kinks)
+    found = moments(f, expansion(f, q.dtype), q)
+    return found.square, found.square_error
 
 
 @compiled
-def squared_slope(f: Any, q: Array) -> tuple[Array, Array]:
+def squared_slope(f: Activation, q: Array) -> tuple[Array, Array]:
     """E phi'^2 and its error."""
-    return moment(lambda a: f.slope(a) ** 2, q, f.kinks)
+    found = moments(f, expansion(f, q.dtype), q)
+    return found.slope, found.slope_error
 
 
-def map_slope(f: Any, q: Array) -> tuple[Array, Array]:
-    """d/dq E phi^2 = E [phi'^2 + phi phi''], and the error of E phi^2; the density is differentiated, phi is not."""
-    (_, error), (slope, _) = jax.jvp(lambda q: second_moment(f, q), (q,), (jnp.ones_like(q),))
-    return slope, error
+def map_slope(f: Activation, q: Array) -> Array:
+    """d/dq E phi^2 = E [phi'^2 + phi phi'']; the density is differentiated, phi is not."""
+    return jax.jvp(lambda q: second_moment(f, q)[0], (q,), (jnp.ones_like(q),))[1]
+
+
+def growth(f: Activation, sw2: Array, sb2: Array) -> tuple[Callable, Callable, Array]:
+    """q -> map(q) - q, q -> (map(q) / q - 1, bound of its error) for q > 0, and sigma_w^2 r - 1.
+
+    Where phi is nearly linear it is (sigma_w^2 r - 1) + sigma_w^2 bend + ..., whose terms are known to their digits.
+    """
+    near = expansion(f, sw2.dtype)
+    eps = float(jnp.finfo(sw2.dtype).eps)
+    gain = sw2 * near.gain - 1
+    rounding = jnp.where(near.exact, 0, 4 * eps * sw2 * near.gain) + 4 * eps * jnp.abs(gain)
+
+    def excess(q):
+        found = moments(f, near, q)
+        near_zero = gain * q + sw2 * (near.value**2 + 2 * near.value * found.mean + q * found.bend) + sb2
+        return jnp.where(jnp.abs(found.bend) < 0.5 * near.gain, near_zero, sw2 * found.square + sb2 - q)
+
+    def relative(q):
+        found = moments(f, near, q)
+        shift = (sb2 + sw2 * near.value * (near.value + 2 * found.mean)) / q
+        doubt = rounding + sw2 * (found.bend_error + 2 * jnp.abs(near.value) * found.mean_error / q)
+        doubt = doubt + 4 * eps * (sw2 * jnp.abs(found.bend) + jnp.abs(shift))
+        value, ratio = gain + sw2 * found.bend + shift, (sw2 * found.square + sb2) / q
+        other = sw2 * found.square_error / q + 4 * eps * (1 + ratio)
+        return jnp.where(doubt < other, value, ratio - 1), lax.stop_gradient(jnp.minimum(doubt, other))
+
+    return excess, relative, gain
 
 
 @compiled
-def fixed_point(f: Any, sw2: Array, sb2: Array, q0: Array) -> tuple[FixedPoint, Array]:
+def fixed_point(f: Activation, sw2: Array, sb2: Array, q0: Array) -> tuple[FixedPoint, Array]:
     """`variance_fixed_point` of checked arguments, and the slope of the map there.
 
-    Below q = eps^(3/4) the map is linear to rounding, q' = gain q + sigma_b^2, and so is a fixed point that attracts.
+    The map is followed from q0 over a grid to where it no longer moves q the same way. Below the grid it is linear.
     """
     sw2, sb2, q0 = (v.astype(jnp.result_type(sw2, sb2, q0)) for v in (sw2, sb2, q0))
     eps = float(jnp.finfo(q0.dtype).eps)
-
-    def log_excess(x, panels):
-        return jnp.log(sw2 * moment(lambda a: f(a) ** 2, jnp.exp(x), f.kinks, panels)[0] + sb2) - x
+    excess, relative, gain = growth(f, sw2, sb2)
+    grid = log_grid(q0.dtype)
 
     def solve():
-        least, most = (jnp.asarray(v, q0.dtype) for v in (0.75 * math.log(eps), math.log(LARGEST)))
-        start = jnp.clip(jnp.log(q0), least, most)
-        gain = sw2 * second_moment(f, jnp.exp(least))[0] / jnp.exp(least)
-        falls = jnp.log(gain + sb2 / jnp.exp(least)) < -8 * eps
+        start = jnp.log(q0)
+        values, bounds = jax.vmap(relative)(jnp.exp(jnp.append(grid, start)))
+        value, bound, here, doubt = values[:-1], bounds[:-1], values[-1], bounds[-1]
+        rises, rests = here > doubt, jnp.abs(here) <= doubt
+        left = jnp.max(jnp.where((grid < start) & (value > bound), grid, -jnp.inf))
+        low = jnp.where(rises, start, left)
+        right = jnp.min(jnp.where((grid > low) & ((value < -bound) | ~rises), grid, jnp.inf))
+        high = jnp.where(rises, right, jnp.minimum(right, start))
+        sinks, diverges = ~rises & ~rests & jnp.isinf(low), rises & jnp.isinf(high)
+        inside = ~(rests | sinks | diverges)
+        guarded = lambda q: jax.tree.map(lambda v: jnp.where(inside, v, 0), relative(q))
+        q, h = root(guarded, *(jnp.where(inside, end, 0) for end in (low, high)))
+        # below the grid the map is linear, q = gain q + shift
+        shift = excess(jnp.zeros_like(q0))
+        linear = shift / jnp.where(gain < 0, -gain, jnp.nan)
+        q = jnp.where(inside, q, jnp.where(rests, q0, jnp.where(linear > 0, linear, 1)))
+        h = jnp.where(inside, h, 4 * eps)
+        error = jnp.where(rests & (doubt == 0), 0, enclosed(relative, q, h, shift == 0))
+        # q* = 0 is known as far as the map is seen to fall, also with a bias that is too small for the dtype
+        rest = float(jnp.finfo(q0.dtype).tiny) * jnp.exp(-grid)
+        seen = jnp.max(jnp.where((grid < start) & (value + rest >= -bound), grid, -jnp.inf))
+        edge = jnp.where(jnp.isinf(seen), 0, jnp.min(jnp.where(grid > seen, jnp.exp(grid), jnp.inf)))
+        zero = sinks & (shift == 0)
+        q = jnp.where(zero, 0, jnp.where(diverges, jnp.inf, jnp.where(jnp.isnan(here), jnp.nan, q)))
+        return q, jnp.where(jnp.isfinite(q), jnp.where(zero, edge, error), jnp.inf)
 
-        def guarded(panels):
-            def at(x):
-                value, slope = jax.jvp(lambda x: log_excess(x, panels), (x,), (jnp.ones_like(x),))
-                return jnp.where(falls & (x == start) & (value < 0), 0, value), slope
-
-            return at
-
-        guess, _ = root(guarded(ROUGH), least, most, start, 1e-6)  # cheap steps first, the full rule at their end
-        x, done = root(guarded(PANELS), least, most, guess, 4 * eps)
-        tiny, diverges = falls & (x == start), x > most - 1e-3
-        q = jnp.where(tiny, sb2 / jnp.where(tiny, 1 - gain, 1), jnp.where(diverges, jnp.inf, jnp.exp(x)))
-        return q, done & ~diverges
-
-    excess = lambda q: sw2 * second_moment(f, q)[0] + sb2 - q
-    q, done = implicit(excess, solve, q0.dtype)
-    slope, error = map_slope(f, q)
-    error = (sw2 * error + 4 * eps * q) / jnp.abs(1 - sw2 * slope)
-    return FixedPoint(q, lax.stop_gradient(jnp.where(q == 0, 0, error)), done), sw2 * slope
+    q, error = implicit(excess, solve, q0.dtype)
+    room = eps**0.5 * q + jnp.where(q == 0, 64 * eps, 0)
+    return FixedPoint(q, error, jnp.isfinite(q) & (error <= room)), sw2 * map_slope(f, q)

@@ -187,8 +187,9 @@ def jacobian_moments(
     _checks.instance(name, "slopes", slopes, SquaredSlopes, "Ask squared_slopes(activation, q).")
     _checks.one_of(name, "ensemble", ensemble, ENSEMBLES)
     depth = _domain.within(name, "depth", depth, lambda v: (v >= 1) & jnp.isfinite(v), "depth >= 1")
-    mu1, mu2 = slopes.moment(1), slopes.moment(2)
-    variance = _domain.positive(name, "weight_variance", 1 / mu1 if weight_variance is None else weight_variance)
-    m1 = (variance * mu1) ** depth
-    spread = mu2 / mu1**2 - 1 + (1 if ensemble == "gaussian" else 0)
+    mu1 = slopes.moment(1)
+    # 1 at criticality, where a rounding of s2 mu1 is not to be raised to the power L
+    mean = 1.0 if weight_variance is None else _domain.positive(name, "weight_variance", weight_variance) * mu1
+    m1 = jnp.exp(depth * jnp.log(mean))
+    spread = jnp.sum(slopes.probabilities * (slopes.values / mu1 - 1) ** 2) + (1 if ensemble == "gaussian" else 0)
     return m1, m1**2 * (1 + depth * spread)

@@ -17,6 +17,10 @@ from jacspec.theory.random_matrix._closed import ROOM, at_least, increasing_root
 
 FIELDS = {"real": 0.5, "complex": 1.0}
 
+SHIFT = 12
+_STIRLING = [1 / 1188, -1 / 1680, 1 / 1260, -1 / 360, 1 / 12]
+"""Coefficients of x ln Gamma(x) beyond its logarithms, in 1 / x^2, highest power first: 691 / (360360 x^11) is a rounding at 13."""
+
 
 def newman_exponents(width: int, *, weight_variance: Any = 1.0, field: str = "real") -> tuple[Array, Array]:
     """Lyapunov exponents of a product of n x n Gaussian matrices, and the variances of their one-step growths.
@@ -139,7 +143,7 @@ def fuss_catalan_moment(k: Any, depth: Any) -> Array:
         depth: L >= 1.
 
     Returns:
-        The moment (s2 = 1).
+        The moment (s2 = 1), with a relative error of some eps (1 + k ln(L k)), what a rounding of its logarithm makes.
 
     Raises:
         ValueError: for k < 0 or depth < 1.
@@ -151,7 +155,19 @@ def fuss_catalan_moment(k: Any, depth: Any) -> Array:
         [1.0, 3.0, 12.0]
     """
     k, L = at_least("fuss_catalan_moment", "k", k, 0), at_least("fuss_catalan_moment", "depth", depth, 1)
-    return jnp.exp(gammaln((L + 1) * k + 1) - gammaln(k + 1) - gammaln(L * k + 1)) / (L * k + 1)
+    # Gamma((L + 1) k + 1) / (Gamma(L k + 2) Gamma(k + 1)): the first two never apart, they may be larger than the moment by far
+    return jnp.exp(_log_gamma_ratio(L * k + 2, k - 1) - gammaln(k + 1))
+
+
+def _log_gamma_ratio(x: Array, d: Array) -> Array:
+    """ln Gamma(x + d) - ln Gamma(x) for x >= 2, d >= -1, by Stirling's series above x + SHIFT."""
+    x, d = jnp.broadcast_arrays(x, d)
+    steps = jnp.arange(SHIFT, dtype=x.dtype)
+    below = jnp.log1p(d[..., None] / (x[..., None] + steps)).sum(axis=-1)
+    x = x + SHIFT
+    rest = lambda x: jnp.polyval(jnp.asarray(_STIRLING, x.dtype), 1 / x**2) / x
+    # (x + d - 1/2) ln(x + d) - (x - 1/2) ln x - d
+    return (x - 0.5) * jnp.log1p(d / x) + d * (jnp.log(x + d) - 1) + rest(x + d) - rest(x) - below
 
 
 def fuss_catalan_edge(depth: Any) -> Array:
@@ -201,8 +217,8 @@ def fuss_catalan_density(x: Any, depth: Any) -> Array:
     L = at_least("fuss_catalan_density", "depth", depth, 1)
     inside = (x > 0) & (x < fuss_catalan_edge(L))
     t, rest = _fuss_catalan_angle(jnp.where(inside, x, 1), L)
-    lower, upper = _fuss_catalan_sines(t, rest, L)
-    log = 2 * jnp.log(jnp.sin(t)) + (L - 1) * jnp.log(lower) - L * jnp.log(upper)
+    lower, _, log_ratio = _fuss_catalan_sines(t, rest, L)
+    log = 2 * jnp.log(jnp.sin(t)) - jnp.log(lower) - L * log_ratio
     return jnp.where(inside, jnp.exp(log) / jnp.pi, jnp.where(jnp.isnan(x + L), jnp.nan, 0))
 
 
@@ -229,7 +245,7 @@ def fuss_catalan_cdf(x: Any, depth: Any) -> Array:
     L = at_least("fuss_catalan_cdf", "depth", depth, 1)
     edge = fuss_catalan_edge(L)
     t, rest = _fuss_catalan_angle(jnp.where((x > 0) & (x < edge), x, 1), L)
-    lower, upper = _fuss_catalan_sines(t, rest, L)
+    lower, upper, _ = _fuss_catalan_sines(t, rest, L)
     value = ((L + 1) * rest + L * jnp.sin(t) * upper / lower) / jnp.pi
     outside = jnp.where(jnp.isnan(x + L), jnp.nan, jnp.where(x > 0, 1.0, 0.0))
     return jnp.where((x > 0) & (x < edge), value, outside)
@@ -242,15 +258,21 @@ def _fuss_catalan_angle(x: Array, L: Array) -> tuple[Array, Array]:
 
     def excess(y):
         t, rest = parts(y)
-        lower, upper = _fuss_catalan_sines(t, rest, L)
-        return (L + 1) * jnp.log(upper) - jnp.log(jnp.sin(t)) - L * jnp.log(lower) - jnp.log(x)
+        _, upper, log_ratio = _fuss_catalan_sines(t, rest, L)
+        return jnp.log(upper) - jnp.log(jnp.sin(t)) + L * log_ratio - jnp.log(x)
 
     far = jnp.broadcast_to(80.0, jnp.broadcast_shapes(x.shape, L.shape)).astype(x.dtype)
     return parts(increasing_root(excess, -700 * jnp.ones_like(far), far))
 
 
-def _fuss_catalan_sines(t: Array, rest: Array, L: Array) -> tuple[Array, Array]:
-    """sin(L t) and sin((L + 1) t), of L t and (L + 1) t or of what they lack of pi, whichever is known to its digits."""
+def _fuss_catalan_sines(t: Array, rest: Array, L: Array) -> tuple[Array, Array, Array]:
+    """sin(L t), sin((L + 1) t) and the log of their ratio, sin((L + 1) t) / sin(L t) = cos t + sin t cot(L t).
+
+    Of L t and (L + 1) t or of what they lack of pi, whichever is known to its digits; the ratio is 1 + O(1 / L).
+    """
     near = t < rest
     lower, upper = jnp.where(near, L * t, (L + 1) * rest + t), (L + 1) * jnp.where(near, t, rest)
-    return jnp.sin(lower), jnp.sin(upper)
+    more = jnp.sin(t) * jnp.cos(lower) / jnp.where(near, jnp.sin(lower), -jnp.sin(lower)) - 2 * jnp.sin(t / 2) ** 2
+    lower, upper = jnp.sin(lower), jnp.sin(upper)
+    close = more > -0.5
+    return lower, upper, jnp.where(close, jnp.log1p(jnp.where(close, more, 0)), jnp.log(upper) - jnp.log(lower))

@@ -25,6 +25,8 @@ from jacspec._pytree import pytree
 from jacspec.activations import Activation
 from jacspec.theory import _domain, _quadrature
 from jacspec.theory._quadrature import gaussian_mean
+from jacspec.theory.mean_field._common import LARGEST
+from jacspec.theory.mean_field.variance import fixed_point, second_moment
 from jacspec.theory.recurrent import _roots
 
 TOLERANCE = 1e-9
@@ -47,8 +49,8 @@ class RateNetwork:
         slope_square: <phi'^2>.
         leading: lambda_1 = ln(g sqrt<phi'^2>).
         mean: mean exponent, ln g - 1/2 + <ln abs phi'>; -inf where phi' is exactly zero for some units.
-        dimension: Kaplan-Yorke dimension / n.
-        entropy: sum of the positive exponents / n.
+        dimension: Kaplan-Yorke dimension / n; NaN where the quadrature may err by more than 1e-3 of it.
+        entropy: sum of the positive exponents / n; NaN likewise.
         error: of the quadrature, the largest disagreement of two rules in q / (1 + q), <phi'^2> and the mean.
         converged: whether q exists and `error` is below 1e-9 (float32: sqrt eps).
     """
@@ -128,14 +130,18 @@ def rate_spectrum(u: Any, gain: Any, *, activation: str | Activation = "tanh", i
 
 def _variance(theta: Any, phi: Activation) -> tuple[Array, Array]:
     """The fixed point q and the error of its quadrature."""
-
-    def F(q, theta):
-        gain, variance = theta
-        return gain**2 * gaussian_mean(lambda a: phi.function(a) ** 2, q, phi.kinks)[0] + variance
-
-    q = _roots.attach_fixed_point(F, _roots.largest_fixed_point(F, range(46, -46, -1), theta), theta)
-    _, error = gaussian_mean(lambda a: phi.function(a) ** 2, q, phi.kinks)
-    return jnp.where(jnp.isnan(theta[0] + theta[1]), jnp.nan, q), theta[0] ** 2 * error / (1 + q)
+    gain, variance = theta
+    found, slope = fixed_point(phi, gain**2, variance, jnp.full_like(gain, LARGEST))
+    # where every q is a fixed point, to rounding, it is the silent one
+    eps = float(jnp.finfo(gain.dtype).eps)
+    ratio = gain**2 * second_moment(phi, jnp.full_like(gain, LARGEST))[0] / LARGEST
+    neutral = (variance == 0) & (jnp.abs(ratio - 1) <= 16 * eps)
+    known = jnp.isfinite(found.value) & (found.value < LARGEST)
+    # and of gain^2, which was rounded
+    rounding = 2 * eps * found.value / jnp.abs(1 - slope)
+    error = (found.error + jnp.where(found.value > 0, rounding, 0)) / (1 + found.value)
+    q, error = jnp.where(known, found.value, jnp.nan), jnp.where(known, error, jnp.inf)
+    return jnp.where(neutral, 0, q), lax.stop_gradient(jnp.where(neutral, 0, error))
 
 
 def _slopes(q: Array, phi: Activation):
@@ -230,6 +236,9 @@ def _network(theta: Any, phi: Activation) -> RateNetwork:
     crossing = _roots.bisect(lambda y: average(y, fixed), low, high, 60)
     crossing = _roots.attach(average, jnp.where(chaotic & (mean < 0), crossing, 0), (gain, q))
     dimension = jnp.where(chaotic, jnp.where(mean < 0, fraction(crossing), 1.0), 0)
+    sure = lambda log_y: (lambda parts: parts.error <= UNSURE * parts.hit)(_parts(log_y, q, phi))
+    entropy = jnp.where(chaotic & ~sure(zero), jnp.nan, entropy)
+    dimension = jnp.where(chaotic & (mean < 0) & ~sure(crossing), jnp.nan, dimension)
     error = jnp.maximum(error, jnp.maximum(square_error, live_error / (1 + jnp.abs(live))))
     known = lambda value: jnp.where(jnp.isnan(q), jnp.nan, value)
     return RateNetwork(
