@@ -6,6 +6,7 @@ They are rates of a trajectory, not log singular values of a finite product (`ja
 differ by O(1) nats in the sum. Exponents of the product J_T ... J_1 and of its adjoint agree as T -> infinity.
 """
 
+import dataclasses
 import functools
 import math
 from typing import Any
@@ -46,8 +47,7 @@ class LyapunovSpectrum:
         resolved: (k,), False below the precision floor, (lambda_1 - lambda_i) qr_every >= 0.8 log(1/eps), or where
             an entry of R was noise or so small that it may be a slope stopped short of underflow.
         converged: False if the chain is not finite.
-        first_nonfinite: index of the first state or step Jacobian with a NaN or Inf, or norms at the end of the
-            dtype's range, -1 if none; values are then NaN.
+        first_nonfinite: index of the first state or step Jacobian with a NaN or Inf, -1 if none; values are then NaN.
         complete: False where the leading k exponents only were asked for.
     """
 
@@ -150,7 +150,8 @@ def lyapunov_exponents(
         hint = "The finite product has log singular values: jacspec.spectrum."
         raise ValueError(_checks.message(name, "chain", "changes its width", expected="square steps", hint=hint))
     if isinstance(chain.links, Listed):  # layers of different kinds: their matrices are as large as their weights
-        chain = JacobianChain.from_matrices(jnp.stack(chain.dense()), check=False)
+        matrices = JacobianChain.from_matrices(jnp.stack(chain.dense()), check=False)
+        chain = dataclasses.replace(matrices, bad=chain.first_nonfinite)
     n = chain.shape[1]
     k = n if k is None else _checks.integer(name, "k", k, 1, n, f"n={n} directions.")
     qr_every = _checks.integer(name, "qr_every", qr_every, 1, T)

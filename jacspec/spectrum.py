@@ -49,13 +49,13 @@ class Spectrum:
         horizons: number of factors in each product.
         resolved: False where the precision cannot see the value, which is then an upper bound as a rule; False
             throughout where a vector pushed through the chain contradicts the largest value.
-        rounding: local estimate of the rounding, nats; blind to ill-conditioned data.
+        rounding: estimate of the rounding of the recursion, nats, the measured condition of its factors included; blind
+            to ill-conditioned data.
         error: bound on the error in nats where ``verify=True`` paid for it, else NaN. The sum of: the conditioning
             of the value with respect to one rounding of every row of every factor, the disagreement with the
             transposed chain, and the rounding of T additions and of the value itself.
         converged: False if the finish did not converge or the chain is not finite.
-        first_nonfinite: index of the first state or step Jacobian with a NaN or Inf, or norms at the end of the
-            dtype's range, -1 if none; values are then NaN.
+        first_nonfinite: index of the first state or step Jacobian with a NaN or Inf, -1 if none; values are then NaN.
         complete: False where the leading k values only were asked for.
     """
 
@@ -165,7 +165,10 @@ def spectrum(
 
 
 def log_singular_values(chain: JacobianChain, **options: Any) -> Array:
-    """``spectrum(chain, **options).log_singular_values``: nats, descending."""
+    """``spectrum(chain, **options).log_singular_values``: nats, descending.
+
+    Upper bounds where a value is not resolved; the marks are in `spectrum`.
+    """
     return spectrum(chain, **options).log_singular_values
 
 
