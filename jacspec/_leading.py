@@ -28,6 +28,9 @@ from jacspec.typing import StepJacobian
 TRIPS = 200
 """The largest number of trips through the chain and back."""
 
+QUIET = 2
+"""Trips in a row that must leave the values where they are."""
+
 GUARD = 4
 """Vectors carried beside the k that are asked for."""
 
@@ -49,21 +52,21 @@ def leading(chain: JacobianChain, k: int, read: Callable[[recursion.Graded], tup
     fixed = jax.lax.stop_gradient(chain)
 
     def trip(state):
-        S, previous, values, count, *_ = state
+        S, previous, values, count, quiet, _ = state
         graded = push_block(fixed, S)
         found, right = read(graded)
         X, Y = _ritz(graded, S, found.log_singular_values, right, width)
-        return _widened(X, pull_block(fixed, Y), previous, found.log_singular_values, values, count, k)
+        return _widened(X, pull_block(fixed, Y), previous, found.log_singular_values, values, count, quiet, k)
 
     start = np.linalg.qr(np.random.default_rng(n).standard_normal((n, 3 * width)))[0].astype(dtype)
-    state = jax.tree.map(jnp.asarray, (start, start[:, :width], np.full(k, np.inf, dtype), 0, False, True))
+    state = jax.tree.map(jnp.asarray, (start, start[:, :width], np.full(k, np.inf, dtype), 0, 0, True))
     if all(map(_checks.is_concrete, jax.tree.leaves(fixed))):
         while state[-1]:
             state = trip(state)
     else:
         state = jax.lax.while_loop(lambda state: state[-1], trip, state)
-    S, _, _, _, converged, _ = state
-    return read(push_block(chain, jax.lax.stop_gradient(S)))[0], converged
+    S, _, _, _, quiet, _ = state
+    return read(push_block(chain, jax.lax.stop_gradient(S)))[0], quiet >= QUIET
 
 
 @functools.partial(jax.jit, static_argnums=4)
@@ -73,17 +76,17 @@ def _ritz(graded: recursion.Graded, S: Array, values: Array, right: Array, width
     return matmul(S, V), matmul(graded.Q, _left_vectors(graded, V, values))
 
 
-@functools.partial(jax.jit, static_argnums=6)
+@functools.partial(jax.jit, static_argnums=7)
 def _widened(
-    X: Array, back: Array, previous: Array, values: Array, old: Array, count: Array, k: int
+    X: Array, back: Array, previous: Array, values: Array, old: Array, count: Array, quiet: Array, k: int
 ) -> tuple[Array, ...]:
-    """The state after a trip: the next S, X, the values, the trips, whether the values settled, and whether to go on."""
+    """The state after a trip: the next S, X, the values, the trips, the last of them that moved nothing, and whether to go on."""
     S, _ = qr(jnp.concatenate([X, back, previous], axis=1))
     new = values[:k]
     same = (new == old) | jnp.isnan(new)  # a chain that is not finite has no values to settle
     moved = jnp.max(jnp.where(same, 0, jnp.abs(new - old) / jnp.maximum(jnp.abs(new), 1)))
-    settled = moved <= 8 * jnp.finfo(X.dtype).eps
-    return S, X, new, count + 1, settled, ~settled & (count + 1 < TRIPS)
+    quiet = jnp.where(moved <= 8 * jnp.finfo(X.dtype).eps, quiet + 1, 0)
+    return S, X, new, count + 1, quiet, (quiet < QUIET) & (count + 1 < TRIPS)
 
 
 def push_block(chain: JacobianChain, X: Array) -> recursion.Graded:

@@ -13,10 +13,10 @@ from jax import Array
 
 from jacspec._links import Listed
 from jacspec._product import recursion
-from jacspec._product.image import Image, given, guide, image, live_rows
+from jacspec._product.image import given, guide, image, live_rows, near_one
 from jacspec._pytree import pytree
 from jacspec.chain import JacobianChain, rescale
-from jacspec.operators import in_turn, norms, row_norms
+from jacspec.operators import in_turn, norms, pieces, row_norms
 from jacspec.typing import StepJacobian
 
 
@@ -72,7 +72,15 @@ class _Regrouped:
     @property
     def in_turn(self) -> tuple[Any, ...]:
         """The factors, the first to act first."""
-        first, *others = reversed(in_turn(self.J))
+        return self._transposed(in_turn(self.J))
+
+    @property
+    def pieces(self) -> tuple[Any, ...]:
+        """The factors taken apart further."""
+        return self._transposed(pieces(self.J))
+
+    def _transposed(self, factors: tuple[Any, ...]) -> tuple[Any, ...]:
+        first, *others = reversed(factors)
         return _Regrouped(first, self.scale), *(_Regrouped(J, None) for J in others)
 
     def _divided(self, V: Array) -> Array:
@@ -106,19 +114,22 @@ def backward(chain: JacobianChain, horizons: tuple[int, ...]) -> Any:
 @jax.checkpoint
 def _backward_step(carry: Any, J: StepJacobian, t: Array) -> Any:
     graded, B, (vector, log) = carry
-    pulled = J.pull(vector)
-    scale = _row_scale(J, pulled.shape[0], B.A.dtype)
+    for factor in reversed(in_turn(J)):
+        vector, exponent = near_one(factor.pull, vector, vector)
+        log = log + exponent * math.log(2)
+    m, dtype = B.A.shape[0], B.A.dtype
+    scale = _row_scale(J, vector.shape[0], dtype)
     rows = B.rows & (scale > 0)
-    A, noise = scale[:, None] * B.A, scale * B.noise
-    graded = recursion.extend(graded, Image(A, B.shift, noise, rows, jnp.minimum(B.rank, jnp.sum(rows))), t)
-    B, _ = image(_Regrouped(J, scale), graded.Q, jnp.isfinite(graded.logs.hi), vector)
-    return graded, B, _seen(pulled, log)
+    B = B._replace(A=scale[:, None] * B.A, noise=scale * B.noise, rows=rows, rank=jnp.minimum(B.rank, jnp.sum(rows)))
+    graded = recursion.extend(graded, B, t)
+    B, _ = image(_Regrouped(J, scale), graded.Q, jnp.isfinite(graded.logs.hi), guide(m, dtype))
+    return graded, B, _seen(vector, log)
 
 
 def _row_scale(J: StepJacobian, n: int, dtype: Any) -> Array:
     """The norms of the rows of J, beside the largest; zero for the rows that zeros of J make zero, and only for them."""
-    scale = jax.lax.stop_gradient(row_norms(J).astype(dtype))
-    largest = jnp.max(jnp.where(jnp.isfinite(scale), scale, 0), initial=0)
+    scale = jnp.minimum(jax.lax.stop_gradient(row_norms(J).astype(dtype)), jnp.finfo(dtype).max)
+    largest = jnp.max(jnp.where(jnp.isnan(scale), 0, scale), initial=0)
     scale = jnp.where(largest > 0, scale / jnp.where(largest > 0, largest, 1), 1)
     least = jnp.finfo(dtype).tiny / jnp.finfo(dtype).eps
     return jnp.where(live_rows(J, n, dtype), jnp.maximum(scale, least), 0)

@@ -19,7 +19,7 @@ from jax import Array, lax
 from jacspec import _checks, _overlays, _report
 from jacspec._links import Listed
 from jacspec._long_run import standard_error
-from jacspec._product.image import guide, image
+from jacspec._product.image import combined, guide, image
 from jacspec._product.orthogonal import NOISE, inverse, permuted, rounding, row_sorted_qr, stopped
 from jacspec._pytree import pytree, shapes
 from jacspec.chain import JacobianChain
@@ -183,22 +183,24 @@ def _exponents(chain: JacobianChain, k: int, qr_every: int, transient: int) -> L
 
     @jax.checkpoint
     def step(carry, J, t):
-        V, log, state, bad = carry
-        new, _ = image(J, V, jnp.any(V != 0, axis=0), guide(n, dtype))
+        V, along, log, state, bad = carry
+        new, _ = image(J, V, jnp.any(V != 0, axis=0), guide(n, dtype), along)
         log = log + new.shift * math.log(2)
         bad = jnp.where((bad < 0) & ~jnp.isfinite(new.noise).all(), t, bad)
         if qr_every == 1:
             V, state, growth = orthogonalize(state, new, log)
-            return (V, jnp.zeros((), dtype), state, bad), growth
+            return (V, combined(V), jnp.zeros((), dtype), state, bad), growth
         due = ((t - transient) % qr_every == 0) | (t == T)
         skip = lambda state, step, _: (step.A, state, jnp.zeros(k, dtype))
         V, state, growth = lax.cond(due, orthogonalize, skip, state, new, log)
-        return (V, jnp.where(due, 0, log), state, bad), growth
+        along = jnp.where(due, combined(V), new.combined)
+        return (V, along, jnp.where(due, 0, log), state, bad), growth
 
     nothing = jnp.zeros((), dtype)
     state = jnp.zeros(k, bool), jnp.zeros(k, dtype), jnp.arange(k)
-    start = (jnp.eye(n, k, dtype=dtype), nothing, state, jnp.asarray(-1))
-    (_, _, (doubtful, uncertain, place), bad), growth = chain.fold(step, start, xs=jnp.arange(1, T + 1))
+    V = jnp.eye(n, k, dtype=dtype)
+    start = (V, combined(V), nothing, state, jnp.asarray(-1))
+    (_, _, _, (doubtful, uncertain, place), bad), growth = chain.fold(step, start, xs=jnp.arange(1, T + 1))
     doubtful = doubtful | (uncertain >= T * jnp.finfo(dtype).eps ** UNCERTAIN)
 
     ends = np.unique([*range(transient + qr_every, T + 1, qr_every), T])

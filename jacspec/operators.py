@@ -96,6 +96,11 @@ def in_turn(J: StepJacobian) -> tuple[StepJacobian, ...]:
     return getattr(J, "in_turn", (J,))
 
 
+def pieces(J: StepJacobian) -> tuple[StepJacobian, ...]:
+    """The factors of J, each of which is zero where, and only where, one of its numbers is."""
+    return tuple(piece for factor in in_turn(J) for piece in getattr(factor, "pieces", (factor,)))
+
+
 @pytree
 class Matrix:
     """J given as an array of shape (m, n)."""
@@ -169,6 +174,11 @@ class Scaled:
 
     d: Array
     W: Array
+
+    @property
+    def pieces(self) -> tuple[Any, ...]:
+        """W and diag(d), the first to act first."""
+        return Matrix(self.W), Diagonal(self.d)
 
     def push(self, V: Array) -> Array:
         """d * (W V)."""

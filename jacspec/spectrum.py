@@ -295,6 +295,7 @@ def _bound(chain: JacobianChain, values: Array, right: Array | None) -> Array:
     Their conditioning, the disagreement with the other route, the rounding of T additions and of the result. The values
     come with their right singular vectors if they were found forwards.
     """
+    chain, values, right = jax.lax.stop_gradient((chain, values, right))
     T, eps = chain.length, jnp.finfo(chain.dtype).eps
     other = ((T,), "start") if right is None else ((0,), "end")
     result, vectors = _values(chain, _records(chain, *other), *other, vectors=right is None)

@@ -6,14 +6,14 @@ of what is not zero, because a product of two small numbers can underflow where 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jacspec.operators import in_turn, matmul, norms
+from jacspec.operators import in_turn, matmul, norms, pieces
 
 PROBES = 4
 """Random vectors by which the rounding of J Q is measured."""
@@ -34,6 +34,7 @@ class Image(NamedTuple):
         noise: (m,), size of the rounding errors in the entries of each row of A.
         rows: (m,), False for the rows that are zero because of zeros of J and Q.
         rank: a bound on the rank of A from zeros of J and Q alone.
+        combined: (m, PROBES), 2^-shift J (Q h): but for rounding A h.
     """
 
     A: Array
@@ -41,52 +42,66 @@ class Image(NamedTuple):
     noise: Array
     rows: Array
     rank: Array
+    combined: Array
 
 
 def given(A: Array) -> Image:
     """A matrix as it stands: rounded once, its zeros exact."""
     rows, columns = jnp.any(A != 0, axis=1), jnp.any(A != 0, axis=0)
     noise = lax.stop_gradient(jnp.finfo(A.dtype).eps * norms(A))
-    return Image(A, jnp.zeros((), A.dtype), noise, rows, jnp.minimum(jnp.sum(rows), jnp.sum(columns)))
+    return Image(A, jnp.zeros((), A.dtype), noise, rows, jnp.minimum(jnp.sum(rows), jnp.sum(columns)), combined(A))
 
 
-def image(J: Any, Q: Array, live: Array, witness: Array) -> tuple[Image, Array]:
+def combined(Q: Array) -> Array:
+    """Q h, for PROBES random h."""
+    h = np.random.default_rng(Q.shape[1]).standard_normal((Q.shape[1], PROBES))
+    return matmul(lax.stop_gradient(Q), jnp.asarray(h, Q.dtype))
+
+
+def image(J: Any, Q: Array, live: Array, witness: Array, along: Array | None = None) -> tuple[Image, Array]:
     """J Q, and 2^-shift J w.
 
     Args:
         J: a step Jacobian, (m, n).
-        Q: (n, k), orthonormal columns.
+        Q: (n, k), orthonormal columns; zero where they stand for an exact zero, or `live` is False.
         live: (k,), False for columns that stand for an exact zero.
         witness: w, (n, 1), a random vector (`guide`) from which the size of J is read.
+        along: Q h by another route, if Q itself is the image of an earlier basis; else `combined` (Q).
     """
     dtype, k = Q.dtype, Q.shape[1]
     info = jnp.finfo(dtype)
-    h = jnp.asarray(np.random.default_rng(k).standard_normal((k, PROBES)), dtype)
-    A, shift, thin = (
-        Q,
-        jnp.zeros((), dtype),
-        jnp.concatenate([witness, matmul(lax.stop_gradient(Q), h * live[:, None])], axis=1),
-    )
-    reached, ranks = jnp.any(thin[:, 1:] != 0, axis=1), [jnp.sum(live)]
-    for factor in in_turn(J):
+    witness = jnp.where(jnp.any(witness != 0), witness, guide(Q.shape[0], dtype))
+    along = combined(Q) if along is None else along
+    A, shift, thin = Q, jnp.zeros((), dtype), jnp.concatenate([witness, along], axis=1)
+    factors = in_turn(J)
+    rows, ranks = jnp.any(jnp.where(live, lax.stop_gradient(Q), 0) != 0, axis=1), [jnp.sum(live)]
+    for i, factor in enumerate(factors):
         A, exponent = near_one(factor.push, A, thin[:, :1])
-        shift = shift + exponent
-        block = factor.push(jnp.concatenate([thin * jnp.exp2(-exponent), _patterned(reached, dtype)], axis=1))
-        thin, reached = block[:, :-2], _nonzero(block[:, -2:])
-        ranks.append(jnp.sum(reached))
-    back = jnp.ones(A.shape[0], bool)
-    for factor in reversed(in_turn(J)):
-        back = _nonzero(factor.pull(_patterned(back, dtype)))
-        ranks.append(jnp.sum(back))
+        thin, shift = factor.push(thin * jnp.exp2(-exponent)), shift + exponent
+        rows, counts = _pattern([piece.push for piece in pieces(factor)], rows, dtype)
+        ranks += counts
+        if i + 1 < len(factors):  # what underflows here, another factor may magnify
+            least = info.tiny / info.eps * np.random.default_rng(i).choice([-1, 1], thin.shape)
+            thin = thin + jnp.where(rows[:, None], jnp.asarray(least, dtype), 0)
+    back, more = _pattern([factor.pull for factor in reversed(pieces(J))], jnp.ones(A.shape[0], bool), dtype)
     onto = matmul(_patterned(back, dtype)[:, :1].T, lax.stop_gradient(Q))[0]
-    ranks.append(jnp.sum(live & (onto != 0)))
+    rank = jnp.min(jnp.stack([*ranks, *more, jnp.sum(live & (onto != 0))]))
 
-    apart = norms(thin[:, 1:] - matmul(A, h * live[:, None])) / math.sqrt(PROBES * k)
-    noise = jnp.maximum(info.eps * norms(A), apart)
+    noise = jnp.maximum(info.eps * norms(A), norms(thin[:, 1:] - combined(A)) / math.sqrt(PROBES * k))
     if k < Q.shape[0] and hasattr(J, "row_norms"):  # a few columns do not show the size of a row
-        noise = jnp.maximum(noise, info.eps * J.row_norms() * jnp.exp2(-shift))
-    rank = jnp.min(jnp.stack(ranks))
-    return lax.stop_gradient(Image(A, shift, noise, reached, rank))._replace(A=A), lax.stop_gradient(thin[:, :1])
+        longest = jnp.max(norms(Q, axis=0), initial=0)
+        noise = jnp.maximum(noise, info.eps * longest * J.row_norms() * jnp.exp2(-shift))
+    found = lax.stop_gradient(Image(A, shift, noise, rows, rank, thin[:, 1:]))
+    return found._replace(A=A), lax.stop_gradient(thin[:, :1])
+
+
+def _pattern(maps: Sequence[Callable], live: Array, dtype: Any) -> tuple[Array, list[Array]]:
+    """Where a generic vector that is zero where `live` is False is not zero after all maps, and how often after each."""
+    counts = []
+    for act in maps:
+        live = _nonzero(act(_patterned(live, dtype)))
+        counts.append(jnp.sum(live))
+    return lax.stop_gradient(live), counts
 
 
 def guide(n: int, dtype: Any) -> Array:
@@ -97,10 +112,7 @@ def guide(n: int, dtype: Any) -> Array:
 
 def live_rows(J: Any, n: int, dtype: Any) -> Array:
     """(m,), False for the rows of J, (m, n), that are zero because of zeros in its factors."""
-    live = jnp.ones(n, bool)
-    for factor in in_turn(J):
-        live = _nonzero(factor.push(_patterned(live, dtype)))
-    return lax.stop_gradient(live)
+    return _pattern([factor.push for factor in pieces(J)], jnp.ones(n, bool), dtype)[0]
 
 
 def near_one(act: Callable[[Array], Array], V: Array, guide: Array) -> tuple[Array, Array]:
@@ -109,9 +121,10 @@ def near_one(act: Callable[[Array], Array], V: Array, guide: Array) -> tuple[Arr
     Where act(guide) has left the dtype's range, the exponent is the largest that V and `act` can be expected to bear.
     """
     size = lax.stop_gradient(jnp.max(jnp.abs(act(guide))))
+    size = jnp.where(jnp.isnan(size), jnp.inf, size)  # infinities of both signs
     most = jnp.finfo(V.dtype).maxexp - 30.0
     exponent = jnp.where(size == 0, -most, jnp.clip(jnp.round(jnp.log2(jnp.where(size > 0, size, 1))), -most, most))
-    near = jnp.isnan(size) | ((size >= 1 / NEAR_ONE) & (size <= NEAR_ONE))
+    near = (size >= 1 / NEAR_ONE) & (size <= NEAR_ONE)
     exponent = jnp.where(near, 0, exponent)
     return act(V * jnp.exp2(-exponent)), exponent
 

@@ -57,16 +57,16 @@ def scale_columns(R: Array, logs: Logs, first: Array | None = None) -> tuple[Arr
 
     R has shape (m, n), `logs` n entries, the result m. The difference of two logs is so taken before anything is rounded
     to their size. Columns come sorted by what they contribute: later ones may underflow beside the first, which is
-    smaller than a rounding of the row. `first` (m,) names those columns where the caller knows them.
+    smaller than a rounding of the row. `first` (m,) names those columns where the caller knows them. An entry after the
+    first that happens to be zero keeps its derivative.
     """
-    columns = jnp.isfinite(logs.hi)
-    live = columns & (R != 0)
+    columns, index = jnp.isfinite(logs.hi), jnp.arange(R.shape[1])
     if first is None:
-        last = R.shape[1] - 1
-        first = jnp.min(jnp.where(live, jnp.arange(last + 1), last), axis=1)  # XLA's argmax takes twice as long
+        first = jnp.min(jnp.where(columns & (R != 0), index, index[-1]), axis=1)  # XLA's argmax takes twice as long
     hi = jnp.where(columns, logs.hi, 0)
     own = Logs(hi[first], logs.lo[first])
     ratio = (hi - own.hi[:, None]) + (logs.lo - own.lo[:, None])
+    live = columns & (index >= first[:, None])
     return jnp.where(live, R * jnp.exp(jnp.minimum(ratio, most(R.dtype))), 0), own
 
 

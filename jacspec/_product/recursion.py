@@ -29,6 +29,7 @@ row, G. W. Stewart, The QLP approximation to the singular value decomposition, S
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -37,6 +38,7 @@ import numpy as np
 from jax import Array, lax
 
 from jacspec import _lapack
+from jacspec._primitives import Primitive
 from jacspec._product import logs as lg
 from jacspec._product.branch import when
 from jacspec._product.image import Image, given
@@ -184,7 +186,8 @@ def _without_noise(
     first = jnp.where(doubtful, own, first)
     # the value of a row of noise is what it may hide at most: no more than there is of its column
     bound = jnp.maximum(NOISE * level, jnp.minimum(NOISE * noise[own, own], columns[:k]))
-    R = jnp.where(doubtful[:, None] & (index == own[:, None]), bound[:, None], jnp.where(present, R, 0))
+    cleaned = jnp.where(present, R, R - lax.stop_gradient(R))  # zero, and free to move
+    R = jnp.where(doubtful[:, None] & (index == own[:, None]), bound[:, None], cleaned)
     return R, first, hidden, doubtful, zero
 
 
@@ -237,29 +240,45 @@ def _random(k: int, dtype) -> Array:
     return jnp.asarray(np.random.default_rng(k).standard_normal((COMBINATIONS, k)), dtype)
 
 
-@jax.custom_jvp
 def _kept_well(bent: Array, state: Graded) -> Graded:
-    """The same product, turned if U is `bent`.
+    """The same product, turned if U is `bent`."""
+    leaves, structure = jax.tree.flatten(state)
+    kept = _turned_if(bent.astype(state.U.dtype), *_numbers(state))
+    return jax.tree.unflatten(structure, [new.astype(old.dtype) for new, old in zip(kept, leaves, strict=True)])
 
-    Its derivative holds the rotation W of the rows fixed: with diag(e^l') U' = W^T diag(e^l) U and U' = S U,
+
+@Primitive
+def _turned_if(bent: Array, *numbers: Array) -> tuple[Array, ...]:
+    """The numbers of a `Graded`, turned if it is `bent`.
+
+    The derivative holds the rotation W of the rows fixed: with diag(e^l') U' = W^T diag(e^l) U and U' = S U,
     dQ' = dQ W, dl' = 0 and dU' = S (dU + diag(dl) U).
     """
-    return when(bent, lambda state: _turned(state)[0], lambda state: state, lax.stop_gradient(state))
+    return tuple(when(bent != 0, lambda n: _numbers(_turned(_graded(n))[0]), lambda n: n, numbers))
 
 
-@_kept_well.defjvp
-def _kept_well_jvp(primals, tangents):
-    (bent, state), (_, tangent) = primals, tangents
-    new, W, S = when(bent, _turned, _unturned, lax.stop_gradient(state))
-    dlogs = jnp.where(bent & jnp.isfinite(state.logs.hi), tangent.logs.hi + tangent.logs.lo, 0)
+@_turned_if.defjvp
+def _turned_if_jvp(primals, tangents):
+    (bent, *numbers), (_, *moves) = primals, tangents
+    state, tangent = _graded(numbers), Graded(moves[0], lg.Logs(*moves[1:3]), *moves[3:])
+    eye = lambda numbers: (jnp.eye(state.U.shape[0], dtype=state.U.dtype),) * 2
+    W, S = when(bent != 0, lambda numbers: _turned(_graded(numbers))[1:], eye, lax.stop_gradient(tuple(numbers)))
+    dlogs = jnp.where((bent != 0) & jnp.isfinite(state.logs.hi), tangent.logs.hi + tangent.logs.lo, 0)
     dU = matmul(S, tangent.U + dlogs[:, None] * state.U)
-    logs = jax.tree.map(lambda d: jnp.where(bent, 0, d), tangent.logs)
-    return new, tangent._replace(Q=matmul(tangent.Q, W), U=dU, logs=logs)
+    logs = jax.tree.map(lambda d: jnp.where(bent != 0, 0, d), tangent.logs)
+    moved = tangent._replace(Q=matmul(tangent.Q, W), U=dU, logs=logs)
+    return _turned_if(bent, *numbers), tuple(jax.tree.leaves(moved))
 
 
-def _unturned(state: Graded) -> tuple[Graded, Array, Array]:
-    eye = jnp.eye(state.U.shape[0], dtype=state.U.dtype)
-    return state, eye, eye
+def _graded(numbers: Sequence[Array]) -> Graded:
+    """The inverse of `_numbers`."""
+    Q, hi, lo, U, rounding, doubtful, bad, *rest = numbers
+    return Graded(Q, lg.Logs(hi, lo), U, rounding, doubtful != 0, bad, *rest)
+
+
+def _numbers(state: Graded) -> tuple[Array, ...]:
+    """Flags and counts as numbers, too: a primitive has a tangent for every argument."""
+    return tuple(leaf.astype(state.U.dtype) for leaf in jax.tree.leaves(state))
 
 
 def _turned(state: Graded) -> tuple[Graded, Array, Array]:
