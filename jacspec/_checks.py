@@ -1,8 +1,10 @@
 """What every public function asks of its arguments, and the one form of the message when it does not get it."""
 
 import difflib
+import math
+import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -40,6 +42,37 @@ def integer(function: str, argument: str, value: Any, low: int, high: int | None
     if value < low or (high is not None and value > high):
         raise ValueError(message(function, argument, "is out of range", value, bounds, note))
     return int(value)
+
+
+def affordable(function: str, argument: str, value: Any, numbers: int, what: str) -> None:
+    """Raise ValueError where so many float32 numbers exceed the memory of the machine: JAX would abort the process."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if 4 * numbers > memory:
+        got = f"{value}: {what} are {4 * numbers / 2**30:.3g} GiB"
+        raise ValueError(
+            message(function, argument, "does not fit into memory", got, f"at most {memory / 2**30:.3g} GiB")
+        )
+
+
+def number(function: str, argument: str, value: Any, expected: str, inside: Callable[[float], bool]) -> Any:
+    """`value` as a float for which `inside` holds, or as it is where it is a scalar of JAX; a tracer passes unseen.
+
+    An integer beyond the range of a float counts as infinite.
+    """
+    shape = getattr(value, "shape", ())
+    kind = value.dtype if hasattr(value, "dtype") else np.dtype(type(value) if type(value) in (int, float) else object)
+    if shape != () or not (jnp.issubdtype(kind, jnp.integer) or jnp.issubdtype(kind, jnp.floating)):
+        got = f"shape {shape}" if shape else repr(value)
+        raise TypeError(message(function, argument, "must be a number", got, expected))
+    if not is_concrete(value):
+        return value
+    try:
+        plain = float(value)
+    except OverflowError:
+        plain = math.inf if value > 0 else -math.inf
+    if not inside(plain):
+        raise ValueError(message(function, argument, "is out of range", value, expected))
+    return value if isinstance(value, jax.Array) else plain
 
 
 def instance(function: str, argument: str, value: Any, kind: type, hint: str = "") -> None:

@@ -61,7 +61,7 @@ def test_digits_over_depth_and_in_another_order(trained, tmp_path):
 
 
 def test_data_of_the_user(trained, tmp_path):
-    np.savez(tmp_path / "mine.npz", inputs=np.zeros((20, 5, 3)), targets=np.arange(20) % 2)
+    np.savez(tmp_path / "mine.npz", inputs=np.arange(300.0).reshape(20, 5, 3), targets=np.arange(20) % 2)
     (tmp_path / "mine.txt").write_text("to be or not to be, " * 40)
     out = ["--seeds", "1", "--out", str(tmp_path / "out"), "--quiet"]
     assert main(["compare", "--data", str(tmp_path / "mine.npz"), *out]) == 0
