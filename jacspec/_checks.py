@@ -44,6 +44,18 @@ def integer(function: str, argument: str, value: Any, low: int, high: int | None
     return int(value)
 
 
+def key(function: str, value: Any) -> jax.Array:
+    """The argument `key` if it is a single JAX key, typed or raw."""
+    hint = "Make one with jax.random.key(seed)."
+    typed = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+    if not typed and not (isinstance(value, jax.Array) and value.dtype == jnp.uint32):
+        raise TypeError(message(function, "key", "is not a JAX key", type(value).__name__, "a key", hint))
+    if value.ndim != (0 if typed else 1):
+        hint = "Map over keys with jax.vmap."
+        raise ValueError(message(function, "key", "is not a single key", f"shape {value.shape}", "one key", hint))
+    return value
+
+
 def affordable(function: str, argument: str, value: Any, numbers: int, what: str) -> None:
     """Raise ValueError where so many float32 numbers exceed the memory of the machine: JAX would abort the process."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -87,7 +87,8 @@ def _shared(steps: np.ndarray, test: np.ndarray) -> np.ndarray:
                 stride, links = T - length, [*links, pairs]
     shared = np.isin(head, np.intersect1d(head[test], head[~test]))
     if links:  # the last pairs have the longest stretch in common, which tells most
-        links += _onwards(*links[-1], N, (T - 1) // stride)
+        one, other = links[-1]
+        links += _onwards(one, other, N, (T - 1) // stride)
     for one, other in links:
         apart = test[one] != test[other]
         shared[one[apart]] = shared[other[apart]] = True

@@ -137,7 +137,7 @@ class Task:
         name = f"tasks.Task.{method}"
         count = _checks.integer(name, argument, count, 1)
         _checks.affordable(name, argument, count, count * self.length * self.features, "their inputs")
-        return _drawn(draw, self.data, _key(name, key), count)
+        return _drawn(draw, self.data, _checks.key(name, key), count)
 
     def step_losses(self, outputs: Array, batch: Batch) -> Array:
         """The loss of each step before weighting.
@@ -235,18 +235,6 @@ def _wide(x: Array) -> Array:
 @partial(jax.jit, static_argnames=("draw", "count"))
 def _drawn(draw: Draw, data: Any, key: Array, count: int) -> Batch:
     return draw(data, key, count)
-
-
-def _key(name: str, key: Any) -> Array:
-    """A single JAX key, typed or raw."""
-    hint = "Make one with jax.random.key(seed)."
-    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    if not typed and not (isinstance(key, jax.Array) and key.dtype == jnp.uint32):
-        raise TypeError(_checks.message(name, "key", "is not a JAX key", type(key).__name__, "a key", hint))
-    if key.ndim != (0 if typed else 1):
-        hint = "Map over keys with jax.vmap."
-        raise ValueError(_checks.message(name, "key", "is not a single key", f"shape {key.shape}", "one key", hint))
-    return key
 
 
 def at_the_end(targets: Array, length: int, dtype: Any) -> tuple[Array, Array]:
