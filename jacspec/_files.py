@@ -5,6 +5,7 @@ import errno
 import os
 import re
 import secrets
+import tempfile
 from pathlib import Path
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
@@ -78,6 +79,36 @@ def resolve(
             )
         )
     return target
+
+
+def folder(function: str, argument: str, path: object) -> Path:
+    """The folder that `path` names, absolute and without '..'; it need not exist."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(message(function, argument, "is no path", type(path).__name__, "a folder"))
+    text = os.fspath(path)
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise ValueError(message(function, argument, "is not a folder name", text, "a name without NUL"))
+    return Path(os.path.abspath(text))
+
+
+def probe(folder: Path, *names: str) -> None:
+    """Make a folder and see that files of these names can be written into it, before the work whose results they hold.
+
+    Raises:
+        OSError: Naming the folder or the file and the reason.
+    """
+    where = folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        for where in (folder / name for name in names):
+            if where.is_dir():
+                raise IsADirectoryError(errno.EISDIR, "")
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        msg = f"could not write {where}: {reason}"
+        raise OSError(error.errno or errno.EIO, msg) from error
 
 
 def write(*files: tuple[Path, bytes]) -> None:
