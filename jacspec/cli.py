@@ -121,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"jacspec: interrupted{finished}.", file=sys.stderr)
         return 130
     except OSError as error:
-        print(f"jacspec: {error}", file=sys.stderr)
+        print(f"jacspec: {error if error.filename else error.strerror or error}", file=sys.stderr)
         return 1
     return 0
 

@@ -19,7 +19,7 @@ from scipy.special import digamma, polygamma
 from scipy.stats import binomtest
 
 import jacspec as js
-from jacspec import comparison
+from jacspec import comparison, tasks
 from jacspec.comparison import rows, table
 
 REMEDIES = ["clip=norm:1e-9", "lr=1e30"]
@@ -272,7 +272,43 @@ def test_summaries_of_known_rows():
     assert only_lost.loss == inf
 
 
+def test_the_share_of_clipped_updates_counts_every_update_once():
+    history = {"update": np.array([0, 1, 4, 14, 14]), "clip_rate": np.array([math.nan, 1.0, 1 / 3, 0.2, math.nan])}
+    assert rows._clip_rate(history) == pytest.approx((1 + 1 + 2) / 14)  # dispatches of 1, 3, 10 and 0 updates
+    assert math.isnan(rows._clip_rate({"update": np.array([0]), "clip_rate": np.array([math.nan])}))
+
+
 # Bad input
+
+
+@pytest.mark.parametrize("baseline", [0.0])
+def test_a_task_with_nothing_to_learn_is_refused(trained, baseline):
+    task = tasks.Task("constant", 4, 1, 1, "squared", baseline, 0.0, lambda *_: None)
+    with pytest.raises(ValueError, match="'task' has a baseline of 0: nothing to learn; got constant"):
+        js.compare(task, ["none"])
+    assert trained == []
+
+
+@pytest.mark.parametrize("changes", [{"lr": math.inf}, {"clip": (("norm", (math.nan,)),)}, {"gain": object()}])
+def test_a_remedy_made_by_hand_is_checked_too(trained, tmp_path, changes):
+    with pytest.raises(ValueError, match="'remedies' has a value of no use"):
+        js.compare("temporal_order", [comparison.Remedy(**changes)], store=tmp_path)
+    assert trained == []
+
+
+@pytest.mark.parametrize(
+    ("store", "error"), [(3, TypeError), ("", ValueError), ("a\0b", ValueError), (b"x", TypeError)]
+)
+def test_a_store_that_is_no_folder_is_refused(trained, store, error):
+    with pytest.raises(error, match="compare: argument 'store' is"):
+        js.compare("temporal_order", ["none"], store=store)
+    assert trained == []
+
+
+@pytest.mark.parametrize("bad", [(1.5, 2), ("1", 2), (1, 2.0), (True, 2)])
+def test_wilson_counts(bad):
+    with pytest.raises(TypeError, match="must be an integer"):
+        comparison.wilson(*bad)
 
 
 @pytest.mark.parametrize(

@@ -290,3 +290,42 @@ def test_flossing_before_training_draws_the_exponents_to_zero():
 def test_preparing_computes_nothing(monkeypatch):
     monkeypatch.setattr(build, "_floss", lambda *_: pytest.fail("flossing ran"))
     assert len(prepare(TASK, ["none", "flossing=2", "whiten"], width=4).plans) == 3
+
+
+@pytest.mark.parametrize("prepared", [inputs.standardized, inputs.whitened])
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_inputs_of_every_size_come_out_with_variance_1(prepared, scale):
+    data = Batch(
+        scale * TASK.sample(jax.random.key(0), 200).inputs.astype(jnp.float32), *TASK.sample(jax.random.key(0), 200)[1:]
+    )
+    seen = prepared(stored("scaled", data, data, 4, "cross_entropy", 1.0, 0.5))
+    plain = prepared(
+        stored("plain", data._replace(inputs=data.inputs / jnp.float32(scale)), data, 4, "cross_entropy", 1.0, 0.5)
+    )
+    x, y = (np.asarray(task.sample(jax.random.key(1), 50).inputs) for task in (seen, plain))
+    np.testing.assert_allclose(x, y, atol=1e-4)
+    assert 0.5 < x.std() < 2
+
+
+def test_extreme_numbers_are_refused_by_the_word_that_holds_them():
+    words = [
+        "lr=1e39",
+        "lr=1e-39",
+        "weight_decay=1e-50",
+        "gain=4e38",
+        "omega=norm:1e39",
+        "lstm,forget_bias=-1e39",
+        "lstm,chrono=1e300",
+    ]
+    for text in words:
+        with pytest.raises(ValueError, match=rf"'{text.split(',')[-1]}' leaves the range of float32"):
+            Remedy.parse(text)
+    for kind in ("norm", "leaf", "value", "agc", "zclip"):
+        with pytest.raises(ValueError, match=r"leaves the range of float32; got 1e\+39"):
+            Remedy.parse(f"clip={kind}:1e39")
+        with pytest.raises(ValueError, match=r"out of range; got .*inf, expected (a )?finite"):
+            Remedy.parse(f"clip={kind}:inf")
+    for text in ("batch=99999999999", "lstm,layers=2147483648", "flossing=1" + 30 * "0", "batch=" + 5000 * "9"):
+        with pytest.raises(ValueError, match="whole number"):
+            Remedy.parse(text)
+    assert Remedy.parse("lstm,forget_bias=0").forget_bias == 0
