@@ -38,8 +38,11 @@ class Claim:
     holds: bool = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
+        for name in ("figure", "claim", "source"):
+            if not isinstance(value := getattr(self, name), str):
+                raise TypeError(_message(name, "is no text", value, "words"))
         for name in ("expected", "tolerance", "measured"):
-            object.__setattr__(self, name, float(getattr(self, name)))
+            object.__setattr__(self, name, _as_float(name, getattr(self, name)))
         if not 0 <= self.tolerance < math.inf:
             raise ValueError(_message("tolerance", "is no tolerance", self.tolerance, "a finite number >= 0"))
         if math.isnan(self.expected):
@@ -55,9 +58,20 @@ class Claim:
         object.__setattr__(self, "holds", holds[self.kind])
 
 
+def _as_float(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TypeError(_message(name, "is no number", value, "a real number")) from error
+
+
 def claims_of(figure: str, rows: Iterable[Sequence[Any]]) -> list[Claim]:
     """The claims of a figure from rows (claim, source, expected, tolerance, measured) and perhaps the kind."""
     names = ("claim", "source", "expected", "tolerance", "measured", "kind")
+    rows = list(rows)
+    for row in rows:
+        if not isinstance(row, Sequence) or isinstance(row, str) or not len(names) - 1 <= len(row) <= len(names):
+            raise ValueError(message("results.claims_of", "rows", "has a row that is no claim", row, ", ".join(names)))
     return [Claim(figure=figure, **dict(zip(names, row, strict=False))) for row in rows]
 
 
@@ -76,8 +90,12 @@ def write_claims(
 
     Raises:
         ResultError: The `claims.json` that is there is not one.
+        TypeError: What is no `Claim`, or no folder.
     """
-    path = Path(folder) / "claims.json"
+    for claim in claims:
+        if not isinstance(claim, Claim):
+            raise TypeError(message("results.write_claims", "claims", "holds what is no Claim", claim, "Claims"))
+    path = _files.folder("results.write_claims", "folder", folder) / "claims.json"
     gone = {c.figure for c in claims} | set(replace)
     rows = [row for row in _old_claims(path) if row["figure"] not in gone]
     rows += [{k: _jsonable(v) for k, v in dataclasses.asdict(claim).items()} for claim in claims]
@@ -109,9 +127,19 @@ def _old_claims(path: Path) -> list[dict[str, Any]]:
     except ValueError as error:
         raise _broken(path, f"not JSON ({error})") from error
     names = {field.name for field in dataclasses.fields(Claim)}
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and row.keys() == names for row in rows):
+    if not isinstance(rows, list) or not all(
+        isinstance(row, dict) and row.keys() == names and _is(row) for row in rows
+    ):
         raise _broken(path, f"not a list of claims with the fields {sorted(names)}. Delete it and draw all figures")
     return rows
+
+
+def _is(row: dict[str, Any]) -> bool:
+    """Whether the fields of a row are what `write_claims` writes."""
+    words = all(isinstance(row[name], str) for name in ("figure", "claim", "source"))
+    numbers = (row[name] for name in ("expected", "tolerance", "measured"))
+    fine = all(type(v) in (int, float) or v in ("nan", "inf", "-inf") for v in numbers)
+    return words and fine and row["kind"] in ("equal", "at_most", "at_least") and isinstance(row["holds"], bool)
 
 
 def _number(value: float | str) -> str:

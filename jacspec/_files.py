@@ -52,9 +52,8 @@ def resolve(
         suffix: With the dot, as ``".npz"``.
         argument: What the public function calls `path`.
     """
-    text = os.fspath(path)
-    if not isinstance(text, str) or not text or "\0" in text:
-        raise ValueError(message(function, argument, "is not a file name", text, "a name without NUL"))
+    text = _name_of(function, argument, path, "file")
+    root = None if root is None else _name_of(function, "root", root, "folder")
     given = Path(text)
     if given.suffix not in ("", suffix):
         raise ValueError(message(function, argument, "has an unsupported format", text, f"a name ending in '{suffix}'"))
@@ -65,9 +64,7 @@ def resolve(
         folder, parts = given.parent, [given.name]
     else:
         if given.is_absolute():
-            raise ValueError(
-                message(function, argument, "is absolute", text, f"a name relative to the root {os.fspath(root)!r}")
-            )
+            raise ValueError(message(function, argument, "is absolute", text, f"a name relative to the root {root!r}"))
         folder, parts = Path(root), list(given.parts)
     for part in parts:
         _check_part(function, argument, part)
@@ -81,14 +78,19 @@ def resolve(
     return target
 
 
-def folder(function: str, argument: str, path: object) -> Path:
-    """The folder that `path` names, absolute and without '..'; it need not exist."""
+def _name_of(function: str, argument: str, path: object, kind: str) -> str:
+    """The text of a path that names something."""
     if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(message(function, argument, "is no path", type(path).__name__, "a folder"))
+        raise TypeError(message(function, argument, "is no path", type(path).__name__, f"the name of a {kind}"))
     text = os.fspath(path)
     if not isinstance(text, str) or not text or "\0" in text:
-        raise ValueError(message(function, argument, "is not a folder name", text, "a name without NUL"))
-    return Path(os.path.abspath(text))
+        raise ValueError(message(function, argument, f"is not a {kind} name", text, "a name without NUL"))
+    return text
+
+
+def folder(function: str, argument: str, path: object) -> Path:
+    """The folder that `path` names, absolute and without '..'; it need not exist."""
+    return Path(os.path.abspath(_name_of(function, argument, path, "folder")))
 
 
 def probe(folder: Path, *names: str) -> None:
