@@ -71,8 +71,9 @@ def number(function: str, argument: str, value: Any, expected: str, inside: Call
 
     An integer beyond the range of a float counts as infinite.
     """
-    shape = getattr(value, "shape", ())
-    kind = value.dtype if hasattr(value, "dtype") else np.dtype(type(value) if type(value) in (int, float) else object)
+    shape, kind = getattr(value, "shape", ()), np.dtype(type(value) if type(value) in (int, float) else object)
+    if isinstance(value, (np.generic, np.ndarray, jax.Array)):
+        kind = value.dtype
     if shape != () or not (jnp.issubdtype(kind, jnp.integer) or jnp.issubdtype(kind, jnp.floating)):
         got = f"shape {shape}" if shape else repr(value)
         raise TypeError(message(function, argument, "must be a number", got, expected))
@@ -80,8 +81,8 @@ def number(function: str, argument: str, value: Any, expected: str, inside: Call
         return value
     try:
         plain = float(value)
-    except OverflowError:
-        plain = math.inf if value > 0 else -math.inf
+    except OverflowError:  # a huge integer of Python
+        plain = math.inf if int(value) > 0 else -math.inf
     if not inside(plain):
         raise ValueError(message(function, argument, "is out of range", value, expected))
     return value if isinstance(value, jax.Array) else plain

@@ -47,7 +47,7 @@ class Claim:
             raise ValueError(_message("tolerance", "is no tolerance", self.tolerance, "a finite number >= 0"))
         if math.isnan(self.expected):
             raise ValueError(_message("expected", "says nothing", self.expected, "a number"))
-        if self.kind not in ("equal", "at_most", "at_least"):
+        if not isinstance(self.kind, str) or self.kind not in ("equal", "at_most", "at_least"):
             raise ValueError(_message("kind", "is unknown", self.kind, "'equal', 'at_most' or 'at_least'"))
         m, e, tolerance = self.measured, self.expected, self.tolerance
         holds = {
@@ -68,7 +68,7 @@ def _as_float(name: str, value: Any) -> float:
 def claims_of(figure: str, rows: Iterable[Sequence[Any]]) -> list[Claim]:
     """The claims of a figure from rows (claim, source, expected, tolerance, measured) and perhaps the kind."""
     names = ("claim", "source", "expected", "tolerance", "measured", "kind")
-    rows = list(rows)
+    rows = _listed("claims_of", "rows", rows)
     for row in rows:
         if not isinstance(row, Sequence) or isinstance(row, str) or not len(names) - 1 <= len(row) <= len(names):
             raise ValueError(message("results.claims_of", "rows", "has a row that is no claim", row, ", ".join(names)))
@@ -92,11 +92,12 @@ def write_claims(
         ResultError: The `claims.json` that is there is not one.
         TypeError: What is no `Claim`, or no folder.
     """
+    claims, replace = _listed("write_claims", "claims", claims), _listed("write_claims", "replace", replace)
     for claim in claims:
         if not isinstance(claim, Claim):
             raise TypeError(message("results.write_claims", "claims", "holds what is no Claim", claim, "Claims"))
     path = _files.folder("results.write_claims", "folder", folder) / "claims.json"
-    gone = {c.figure for c in claims} | set(replace)
+    gone = [c.figure for c in claims] + replace
     rows = [row for row in _old_claims(path) if row["figure"] not in gone]
     rows += [{k: _jsonable(v) for k, v in dataclasses.asdict(claim).items()} for claim in claims]
     rows.sort(key=lambda row: row["figure"])  # stable: within a figure, the order in which it claims
@@ -107,6 +108,9 @@ def write_claims(
 
 def claims_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The claims as a Markdown table under a line that counts those that hold."""
+    rows = _listed("claims_table", "rows", rows)
+    if not all(isinstance(row, Mapping) and row.keys() == _names() and _is(row) for row in rows):
+        raise ValueError(message("results.claims_table", "rows", "has a row that is no claim", rows, "claims as dicts"))
     sign = {"equal": "", "at_most": "≤ ", "at_least": "≥ "}
     table = [["figure", "claim", "source", "expected", "tolerance", "measured", "holds"]]
     for r in rows:
@@ -126,7 +130,7 @@ def _old_claims(path: Path) -> list[dict[str, Any]]:
         rows = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise _broken(path, f"not JSON ({error})") from error
-    names = {field.name for field in dataclasses.fields(Claim)}
+    names = _names()
     if not isinstance(rows, list) or not all(
         isinstance(row, dict) and row.keys() == names and _is(row) for row in rows
     ):
@@ -134,7 +138,19 @@ def _old_claims(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _is(row: dict[str, Any]) -> bool:
+def _names() -> set[str]:
+    return {field.name for field in dataclasses.fields(Claim)}
+
+
+def _listed(function: str, argument: str, values: Any) -> list[Any]:
+    try:
+        return list(values)
+    except TypeError as error:
+        got = type(values).__name__
+        raise TypeError(message(f"results.{function}", argument, "is no list", got, "a list")) from error
+
+
+def _is(row: Mapping[str, Any]) -> bool:
     """Whether the fields of a row are what `write_claims` writes."""
     words = all(isinstance(row[name], str) for name in ("figure", "claim", "source"))
     numbers = (row[name] for name in ("expected", "tolerance", "measured"))

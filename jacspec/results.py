@@ -250,6 +250,9 @@ def code_hash(*sources: str | os.PathLike | ModuleType) -> str:
             raise TypeError(message("results.code_hash", "sources", "is neither a path nor a module", got, "either"))
         path = Path(str(source.__file__) if isinstance(source, ModuleType) else source)
         path = path.parent if path.name == "__init__.py" and isinstance(source, ModuleType) else path
+        if not path.exists():
+            msg = f"jacspec.results.code_hash: there is no file {path}."
+            raise FileNotFoundError(msg)
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
             name = file.relative_to(path.parent).as_posix()
             total.update(f"{name}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
@@ -260,6 +263,8 @@ def staleness(
     path: str | os.PathLike, config: Mapping[str, Any], code: str, *, root: str | os.PathLike | None = None
 ) -> str:
     """Why the result at `path` is not what `config` and `code` would compute, in a few words; empty if it is."""
+    if not isinstance(code, str):
+        raise TypeError(message("results.staleness", "code", "is of the wrong type", type(code).__name__, "a str"))
     try:
         _, manifest = load(path, root=root)
     except FileNotFoundError:

@@ -321,6 +321,8 @@ def test_wilson_counts(bad):
         ({"length": 5}, ValueError, "'length' is too short; got 5, expected a length of at least 10"),
         ({"remedies": []}, ValueError, "'remedies' is empty"),
         ({"remedies": "none"}, TypeError, "'remedies' must be a list"),
+        ({"remedies": None}, TypeError, "'remedies' must be a list"),
+        ({"remedies": np.array("none")}, TypeError, "'remedies' must be a list"),
         ({"remedies": ["gru", "gru "]}, ValueError, "same row twice"),
         ({"remedies": ["gruu"]}, ValueError, "Did you mean 'gru'"),
         ({"width": 0}, ValueError, "'width'.*got 0"),

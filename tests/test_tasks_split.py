@@ -187,6 +187,14 @@ def test_what_is_not_asked_for_makes_no_class(tmp_path):
         read(tmp_path, inputs=INPUTS, targets=targets)
 
 
+def test_a_sequence_is_not_wrong_where_nothing_is_asked(tmp_path):
+    targets, weights = RNG.integers(0, 2, (N, T)), np.zeros((N, T))
+    targets[:, 3] = np.arange(N) == 0  # class 1 once, in the training part
+    weights[:, 3] = 1 + np.arange(N)
+    assert read(tmp_path, "time", inputs=INPUTS, targets=targets, weights=weights).chance == 0
+    assert read(tmp_path, "time", inputs=INPUTS[::-1], targets=targets[::-1], weights=weights[::-1]).chance == 1 / 6
+
+
 # Averages with weights that differ from sequence to sequence and step to step
 
 

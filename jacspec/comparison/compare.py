@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from jacspec import _checks, _files, results, tasks
 from jacspec.comparison import table
@@ -212,7 +213,7 @@ def prepare(
         >>> [(row.law, row.parameters, row.updates, row.batch) for row in rows]
         [('gaussian', 3054, 2000, 20), ('gaussian, forget_bias 1', 11604, 2000, 20), ('gaussian', 3054, 1000, 40)]
     """
-    if isinstance(remedies, (str, Remedy)):
+    if isinstance(remedies, (str, Remedy)) or not np.iterable(remedies):
         hint = "Put a single one into a list."
         raise TypeError(_checks.message(NAME, "remedies", "must be a list", type(remedies).__name__, hint=hint))
     read = [r if isinstance(r, Remedy) else Remedy.parse(r) for r in remedies]

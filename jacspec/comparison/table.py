@@ -47,7 +47,7 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
         [0.5655, 1.0]
     """
     name = "comparison.wilson"
-    trials = _checks.integer(name, "trials", trials, 1, note="They hold the successes.")
+    trials = _checks.integer(name, "trials", trials, 1, 2**53, "They hold the successes.")
     successes = _checks.integer(name, "successes", successes, 0, trials)
     p, spread = successes / trials, Z * Z / trials
     middle = p + spread / 2

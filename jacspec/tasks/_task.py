@@ -135,7 +135,7 @@ class Task:
 
     def _drawn(self, draw: Draw, method: str, key: Any, argument: str, count: Any) -> Batch:
         name = f"tasks.Task.{method}"
-        count = _checks.integer(name, argument, count, 1)
+        count = _checks.integer(name, argument, count, 1, 2**31 - 1)
         _checks.affordable(name, argument, count, count * self.length * self.features, "their inputs")
         return _drawn(draw, self.data, _checks.key(name, key), count)
 
@@ -267,7 +267,7 @@ def precision(task: str, dtype: Any) -> Any:
     want = "jnp.float32, or another floating dtype of 16 bits or more"
     try:
         found = jnp.dtype(dtype)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise TypeError(_checks.message(f"tasks.{task}", "dtype", "is no dtype", repr(dtype), want)) from error
     if not jnp.issubdtype(found, jnp.floating) or found.itemsize < 2:
         raise TypeError(_checks.message(f"tasks.{task}", "dtype", "holds no numbers of a network", found, want))

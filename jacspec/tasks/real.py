@@ -156,6 +156,8 @@ def text(length: int = 100, *, path: str | os.PathLike | None = None, dtype: Any
     """
     name = "tasks.text"
     T, dtype = at_least("text", length, 1, "a character"), precision("text", dtype)
+    if path is not None and not isinstance(path, (str, os.PathLike)):
+        raise TypeError(_checks.message(name, "path", "is no path", type(path).__name__, "a file in UTF-8"))
     source = _topics() if path is None else _read(Path(path))
     characters, ids = np.unique(np.frombuffer(source.encode("utf-32-le"), np.uint32), return_inverse=True)
     V, split = len(characters), int(TRAINED_ON * len(ids))
