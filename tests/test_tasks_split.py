@@ -52,6 +52,17 @@ def test_a_split_is_a_partition_and_always_the_same(tmp_path, split):
         assert held != set(range(54, 60))
 
 
+@pytest.mark.parametrize("split", ["shuffled", "time", "group:patient"])
+def test_training_and_evaluation_draw_from_their_sides_alone(tmp_path, split):
+    task = read(tmp_path, split, **NUMBERED, patient=np.arange(N) // 9)
+    train, held = sides(task)
+    numbers = lambda batch: np.asarray(batch.targets)[:, -1, 0].astype(int).tolist()
+    assert sorted(numbers(task.evaluation(jax.random.key(0), task.held_out))) == sorted(held)
+    drawn = task.sample(jax.random.key(0), 1000)
+    assert set(numbers(drawn)) == train  # each of 54 with probability 1 - e^-18
+    np.testing.assert_array_equal(drawn.inputs, INPUTS[numbers(drawn)].astype(np.float32))
+
+
 def test_groups_are_drawn_by_their_number_until_a_tenth_is_held_out(tmp_path):
     singles = {"inputs": INPUTS, "targets": NUMBERED["targets"], "series": np.arange(N)}
     train, held = sides(read(tmp_path, "group:series", **singles))
