@@ -12,15 +12,20 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from rich.console import Console
 from scipy.special import digamma, polygamma
 from scipy.stats import binomtest
 
 import jacspec as js
-from jacspec import comparison, tasks
+from jacspec import comparison, remedies, tasks
 from jacspec.comparison import rows, table
+from jacspec.comparison.build import plan
+from jacspec.comparison.search import search
+from jacspec.training import reading
 
 REMEDIES = ["clip=norm:1e-9", "lr=1e30"]
 OPTIONS = {"length": 10, "width": 4, "updates": 4, "batch": 3, "seeds": 2}
@@ -345,6 +350,33 @@ def test_bad_arguments_are_refused_before_training(trained, arguments, error, wo
 
 
 # Training without gradients, and over depth
+
+
+def test_a_search_is_judged_on_held_out_sequences_before_and_after(monkeypatch):
+    asked = {}
+
+    def halve(loss, parameters, key, **options):
+        asked.update(options)
+        parameters = jax.tree.map(lambda a: a / 2, parameters)
+        return remedies.Evolution(parameters, loss(parameters), jnp.zeros(1), jnp.zeros(1))
+
+    monkeypatch.setattr(remedies, "evolve", halve)
+    task = tasks.adding(10)
+    budget = {"width": 3, "depth": None, "updates": 99, "batch": 2, "learning_rate": 0.1, "rule": "sgd"}
+    one = plan(comparison.Remedy.parse("ga"), task, **budget)
+    found = search(one, range(2), 50)
+    assert asked == {"algorithm": "simple_ga", "population": 16, "generations": one.updates}
+    judged = task.evaluation(jax.random.key(2**32 - 1), 50)
+    truth = np.asarray(judged.targets)[:, -1]
+    for models, losses, shares, scale in (
+        (found.start, found.first_loss, found.first_wrong, 1),
+        (found.found, found.loss, found.wrong, 2),
+    ):
+        for seed, model in enumerate(models):
+            np.testing.assert_allclose(scale * model.head["W"][...], one.make(nnx.Rngs(seed)).head["W"][...], rtol=1e-6)
+            errors = (np.asarray(reading.outputs(model, judged.inputs))[:, -1] - truth) ** 2
+            np.testing.assert_allclose(losses[seed], errors.mean(), rtol=1e-5)
+            assert shares[seed] == np.float32((errors > 0.04).mean())
 
 
 @pytest.mark.slow
