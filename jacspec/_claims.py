@@ -96,7 +96,7 @@ def write_claims(
     for claim in claims:
         if not isinstance(claim, Claim):
             raise TypeError(message("results.write_claims", "claims", "holds what is no Claim", claim, "Claims"))
-    path = _files.folder("results.write_claims", "folder", folder) / "claims.json"
+    path = _files.place("results.write_claims", "folder", folder) / "claims.json"
     gone = [c.figure for c in claims] + replace
     rows = [row for row in _old_claims(path) if row["figure"] not in gone]
     rows += [{k: _jsonable(v) for k, v in dataclasses.asdict(claim).items()} for claim in claims]

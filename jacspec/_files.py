@@ -88,9 +88,9 @@ def _name_of(function: str, argument: str, path: object, kind: str) -> str:
     return text
 
 
-def folder(function: str, argument: str, path: object) -> Path:
-    """The folder that `path` names, absolute and without '..'; it need not exist."""
-    return Path(os.path.abspath(_name_of(function, argument, path, "folder")))
+def place(function: str, argument: str, path: object, kind: str = "folder") -> Path:
+    """The folder or file that `path` names, absolute and without '..'; it need not exist."""
+    return Path(os.path.abspath(_name_of(function, argument, path, kind)))
 
 
 def probe(folder: Path, *names: str) -> None:

@@ -130,7 +130,7 @@ def _prepared(given: argparse.Namespace) -> tuple[Any, Path]:
     """The comparison that the arguments ask for, and the folder of its table."""
     from jacspec import _files, comparison, tasks
 
-    base = _files.folder("compare", "out", "comparison" if given.out is None else given.out)
+    base = _files.place("compare", "out", "comparison" if given.out is None else given.out)
     if given.data is not None:
         task, length = tasks.from_file(given.data, length=given.length, split=given.split), None
     elif given.split is not None:

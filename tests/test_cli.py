@@ -94,6 +94,8 @@ def test_data_of_the_user(trained, tmp_path):
         ("compare --remedy none", "one of the arguments --task --data is required"),
         ("compare --task copy --data x.npz", "not allowed with argument"),
         ("compare --data nowhere.npz", "there is no file nowhere.npz"),
+        ("compare --data folder.npz", "there is no file folder.npz"),
+        ("compare --data ../folder.npz", "there is no file ../folder.npz"),
         ("compare --data shape.npz", "'targets' has the wrong shape; got int64 of shape (3,), expected (4,) or (4, 5)"),
         ("compare --data pickled.npz", "refused"),
         ("compare --data task.yaml", "'.yaml'"),
@@ -103,6 +105,7 @@ def test_data_of_the_user(trained, tmp_path):
 )
 def test_what_is_wrong_is_one_sentence_and_status_2(words, said, trained, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.npz").mkdir()
     np.savez("shape.npz", inputs=np.zeros((4, 5, 1)), targets=np.zeros(3, int))
     np.savez("pickled.npz", inputs=np.array([{}, None]), targets=np.zeros(2, int))
     before = sorted(path.name for path in tmp_path.iterdir())

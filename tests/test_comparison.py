@@ -158,6 +158,9 @@ def test_the_table_says_it_too(resumed, tmp_path):
         read = list(csv.DictReader(stream))
     assert [line["remedy"] for line in read] == REMEDIES
     assert float(read[0]["slope_before"]) == lines[0].slope_before
+    for write in (found.write_csv, found.write_json):
+        with pytest.raises(TypeError, match="argument 'path' is no path"):
+            write(3)
     whole = json.loads(found.write_json(tmp_path / "table.json").read_text())
     assert whole["settings"]["updates"] == 4
     assert whole["runs"][0]["record_loss"] == found.rows[0].record_loss.tolist()

@@ -241,7 +241,7 @@ def prepare(
     plans = tuple(plan(remedy, what, **own) for remedy in read)
     for one in plans:
         one.fits_memory(shared["seeds"])
-    folder = None if store is None else _files.folder(NAME, "store", store)
+    folder = None if store is None else _files.place(NAME, "store", store)
     return Prepared(what, shared | {"learning_rate": float(rate), "optimizer": optimizer}, plans, folder)
 
 

@@ -209,7 +209,7 @@ def write_csv(comparison: "Comparison", path: str | os.PathLike) -> Path:
     writer = csv.DictWriter(stream, [field.name for field in dataclasses.fields(Summary)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(dataclasses.asdict(line) for line in comparison.summaries())
-    return _write(path, stream.getvalue())
+    return _write("comparison.write_csv", path, stream.getvalue())
 
 
 def write_json(comparison: "Comparison", path: str | os.PathLike) -> Path:
@@ -222,11 +222,11 @@ def write_json(comparison: "Comparison", path: str | os.PathLike) -> Path:
         "summaries": [dataclasses.asdict(line) for line in comparison.summaries()],
         "runs": [row.plain() for row in comparison.rows],
     }
-    return _write(path, json.dumps(_json(value), indent=2, allow_nan=False) + "\n")
+    return _write("comparison.write_json", path, json.dumps(_json(value), indent=2, allow_nan=False) + "\n")
 
 
-def _write(path: str | os.PathLike, text: str) -> Path:
-    target = Path(path)
+def _write(function: str, path: str | os.PathLike, text: str) -> Path:
+    target = _files.place(function, "path", path, "file")
     _files.write((target, text.encode()))
     return target
 
