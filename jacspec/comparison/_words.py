@@ -52,7 +52,7 @@ def refused(argument: str, problem: str, got: str, expected: str = "", hint: str
 
 def _number(word: str, value: str, low: float = -math.inf, *, whole: bool = False) -> Any:
     """A finite number above `low` that float32 can hold, or a whole number from `low` on."""
-    want = f"a whole number >= {low:g}" if whole else "a finite number"
+    want = f"a whole number >= {low:g} and < 2**31" if whole else "a finite number"
     want += f" > {low:g}" * (not whole and math.isfinite(low))
     try:
         number = int(value) if whole else float(value)
