@@ -162,6 +162,13 @@ def test_a_unit_of_adaptive_clipping_is_a_row_of_w():
     np.testing.assert_allclose(found, [[1e-3] * 4, [0.1] * 4, [0.1] * 4], rtol=1e-12)
 
 
+def test_clipping_transformations_act_in_the_order_in_which_they_are_written():
+    g = jnp.array([3.0, 4.0])
+    for text, want in (("clip=norm:1,clip=value:0.7", [-0.6, -0.7]), ("clip=value:0.7,clip=norm:1", [-0.7, -0.7])):
+        rule = row(text, learning_rate=1.0).optimizer()
+        np.testing.assert_allclose(jax.jit(lambda g, rule=rule: rule.update(g, rule.init(g))[0])(g), want, rtol=1e-12)
+
+
 def test_rows_have_the_same_budget():
     sequences = BUDGET["updates"] * BUDGET["batch"]
     for text, size in (("none", 4), ("batch=8", 8), ("clip=zclip", 4)):
