@@ -336,3 +336,12 @@ def test_extreme_numbers_are_refused_by_the_word_that_holds_them():
         with pytest.raises(ValueError, match="whole number"):
             Remedy.parse(text)
     assert Remedy.parse("lstm,forget_bias=0").forget_bias == 0
+
+
+def test_reweighting_multiplies_the_weights_that_are_there():
+    x = jnp.linspace(0, 1, 40)[:, None, None] + jnp.zeros((40, 3, 1))
+    weights = jnp.asarray(np.random.default_rng(0).uniform(0, 2, (40, 3)))
+    make = lambda w: stored("s", Batch(x, x, w), Batch(x + 0.3, x, w), 1, "squared", 1.0, 0.5)
+    plain, own = (inputs.reweighted(make(w)).data for w in (jnp.ones((40, 3)), weights))
+    np.testing.assert_allclose(own["train"].weights, weights * plain["train"].weights, rtol=1e-12)
+    np.testing.assert_array_equal(own["held_out"].weights, weights)
