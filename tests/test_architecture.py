@@ -29,7 +29,19 @@ RANKS: dict[str, float] = {
     **dict.fromkeys(["cli", "__init__"], 6),
     "__main__": 6.5,
 }
-CORE = {"typing", "_pytree", "_checks", "_origin", "operators", "_lapack", "activations", "_product", "_steps", "_links", "chain"}
+CORE = {
+    "typing",
+    "_pytree",
+    "_checks",
+    "_origin",
+    "operators",
+    "_lapack",
+    "activations",
+    "_product",
+    "_steps",
+    "_links",
+    "chain",
+}
 CORE |= {"_primitives", "_precision", "_calls", "_states", "_finite", "_given"}
 CORE |= {
     "cells",

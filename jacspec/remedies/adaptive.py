@@ -12,7 +12,7 @@ from jacspec import _checks
 from jacspec._links import at_least_float32
 from jacspec.operators import norms
 from jacspec.remedies.clipping import clipping, rescaled, threshold
-from jacspec.remedies.norm import Norm, magnitude, parts_and_norm
+from jacspec.remedies.norm import Norm, magnitude, norm, shifted
 
 MOST_AXES = 5
 """Of a Flax kernel: three of space, in and out."""
@@ -65,21 +65,19 @@ def adaptive_clip(
         for path, leaf in jax.tree_util.tree_leaves_with_path(params):
             _inputs(name, "params" + jax.tree_util.keystr(path), jnp.shape(leaf), axis)
 
-    def rule(leaves, weights, norm, memory):
-        del norm
+    def rule(leaves, weights, whole, memory):
+        del whole
         if weights is None:
             hint = "Call update(updates, state, params)."
             raise ValueError(_checks.message(name, "params", "is missing", "None", "the parameters", hint))
         new, marks = [], [jnp.zeros((), bool)]
         for G, W in zip(leaves, weights, strict=True):
             over, dtype = _inputs(name, "params", G.shape, axis), at_least_float32(G, W)
-            _, size = parts_and_norm([G.astype(dtype)], over)
-            _, weight = parts_and_norm([W.astype(dtype)], over)
+            weight, size = (norm([x.astype(dtype)], over) for x in (W, G))
             size = size._replace(root=jnp.where(weight.finite, size.root, jnp.nan))
             least, share = magnitude(floor, dtype), magnitude(factor, dtype)
-            larger = weight.reaches(least)
-            root = share.root * jnp.where(larger, weight.root, least.root)
-            bound = Norm(root, share.exponent + jnp.where(larger, weight.exponent, least.exponent))
+            larger = Norm(*(jnp.where(weight.reaches(least), a, b) for a, b in zip(weight, least, strict=True)))
+            bound = Norm(shifted(share.root, larger.exponent) * larger.root, share.exponent)
             (clipped,), hit = rescaled([G], size, bound, factor=True)
             new.append(clipped)
             marks.append(hit.any())
@@ -164,17 +162,17 @@ def zclip(
     alpha = _inside(name, "decay", decay, 1)
     warm_up = _checks.integer(name, "warm_up", warm_up, 2, 2**31 - 1)
 
-    def rule(leaves, weights, norm, memory):
+    def rule(leaves, weights, whole, memory):
         del weights
-        size = _size(norm, memory.mean.dtype)
+        size = _size(whole, memory.mean.dtype)
         started = memory.count >= warm_up
         z = (size - memory.mean) / (memory.deviation + eps)
         outlier = started & (z > z_threshold)
         share = z_threshold / jnp.where(outlier, z, 1)
         adapted = jnp.where(outlier, memory.mean + z_threshold * share * memory.deviation, size)
         bound = jnp.minimum(jnp.where(outlier, adapted, jnp.inf), ceiling)
-        new, clipped = rescaled(leaves, norm, magnitude(bound, norm.root.dtype))
-        return new, clipped, _keep(norm, _moved(memory, adapted, started, alpha), memory)
+        new, clipped = rescaled(leaves, whole, magnitude(bound, whole.root.dtype))
+        return new, clipped, _keep(whole, _moved(memory, adapted, started, alpha), memory)
 
     def memory(dtype: Any) -> Moments:
         return Moments(jnp.zeros((), jnp.int32), jnp.zeros((), dtype), jnp.zeros((), dtype))
@@ -237,9 +235,9 @@ def autoclip(percentile: float = 10.0, *, window: int = 1000) -> optax.GradientT
     window = _checks.integer(name, "window", window, 1, 2**31 - 1)
     _checks.affordable(name, "window", window, window, "its norms")
 
-    def rule(leaves, weights, norm, memory):
+    def rule(leaves, weights, whole, memory):
         del weights
-        size = _size(norm, memory.ring.dtype)
+        size = _size(whole, memory.ring.dtype)
         seen = History(memory.count + 1, memory.ring.at[memory.count % window].set(size))
         last = jnp.minimum(seen.count, window) - 1
         place = fraction * last.astype(size.dtype)
@@ -247,9 +245,9 @@ def autoclip(percentile: float = 10.0, *, window: int = 1000) -> optax.GradientT
         ordered = jnp.sort(seen.ring)  # empty places hold inf and come last
         low, high = ordered[below], ordered[jnp.minimum(below + 1, last)]
         bound = low + (place - below) * (high - low)
-        bound = magnitude(jnp.where(bound < size, bound, jnp.inf), norm.root.dtype)
-        new, clipped = rescaled(leaves, norm, bound)
-        return new, clipped, _keep(norm, seen, memory)
+        bound = magnitude(jnp.where(bound < size, bound, jnp.inf), whole.root.dtype)
+        new, clipped = rescaled(leaves, whole, bound)
+        return new, clipped, _keep(whole, seen, memory)
 
     def memory(dtype: Any) -> History:
         return History(jnp.zeros((), jnp.int32), jnp.full(window, jnp.inf, dtype))

@@ -2,11 +2,11 @@
 
     by value: g_i <- min(max(g_i, lower), upper),        by norm: if ||g|| >= c then g <- (c / ||g||) g
 
-A norm is kept as r 2^E, where 2^E is a power of two near the largest entry. The entries are taken apart by their
-bits, g = m 2^e, so that nothing overflows, underflows or is rounded: in the ordinary range the result is that of
-Optax, and a finite gradient of 1e20 in float32 is clipped to c, not to zero. Half precision is computed in float32.
-What comes out below the smallest normal number is flushed to zero where the device does so. Derivatives are those of
-the branch taken, right at every magnitude too.
+A norm is kept as r 2^E, where E is 0 but near the ends of the dtype. The entries are taken apart by their bits,
+g = m 2^e, so that nothing overflows, underflows or is rounded: in the ordinary range the result is that of Optax, and
+a finite gradient of 1e20 in float32 is clipped to c, not to zero. Half precision is computed in float32. What comes out
+below the smallest normal number is flushed to zero where the device does so. Derivatives are those of the branch taken,
+right at every magnitude too.
 
 A group of entries (one entry, a unit, a leaf, the whole tree: whatever shares a norm) that holds a NaN or Inf becomes
 NaN altogether, never a number that looks like an update; `jacspec.remedies.reject_nonfinite` then rejects it.
@@ -23,7 +23,7 @@ from jax import Array
 
 from jacspec import _checks
 from jacspec._links import at_least_float32, floating
-from jacspec.remedies.norm import Norm, brought_down, magnitude, parts_and_norm
+from jacspec.remedies.norm import Norm, brought_down, magnitude, norm
 from jacspec.remedies.report import ClipReport, no_clip_report
 
 
@@ -34,17 +34,17 @@ class ClipState(NamedTuple):
     memory: Any
 
 
-def rescaled(leaves: list[Array], norm: Norm, bound: Norm, *, factor: bool = False) -> tuple[list[Array], Array]:
+def rescaled(leaves: list[Array], size: Norm, bound: Norm, *, factor: bool = False) -> tuple[list[Array], Array]:
     """The leaves with their common norm brought down to `bound` where it reaches it; NaN where it is not finite.
 
     With `factor`, they are multiplied by bound / norm, else divided by the norm first: as Optax rounds the one or the other.
     """
-    clipped = norm.reaches(bound) & norm.finite
-    root = jnp.where(norm.root > 0, norm.root, 1)
+    clipped = size.reaches(bound) & size.finite
+    root = jnp.where(size.root > 0, size.root, 1)
     goal = jnp.where(clipped, bound.root, 1)  # an infinite one would multiply a derivative of zero
-    exponent = jnp.where(clipped, bound.exponent, norm.exponent)
-    brought = [brought_down(g.astype(root.dtype), root, norm.exponent, goal, exponent, factor=factor) for g in leaves]
-    return [select(clipped, norm.finite, b, g) for b, g in zip(brought, leaves, strict=True)], clipped
+    exponent = jnp.where(clipped, bound.exponent, size.exponent)
+    brought = [brought_down(g.astype(root.dtype), root, size.exponent, goal, exponent, factor=factor) for g in leaves]
+    return [select(clipped, size.finite, b, g) for b, g in zip(brought, leaves, strict=True)], clipped
 
 
 def select(clipped: Array, finite: Array, new: Array, old: Array) -> Array:
@@ -85,9 +85,9 @@ def clipping(
         paths, structure = jax.tree_util.tree_flatten_with_path(updates)
         leaves = [_real(name, "updates" + jax.tree_util.keystr(path), g) for path, g in paths]
         weights = None if params is None else matching(name, params, updates)
-        _, before = parts_and_norm(leaves)
+        before = norm(leaves)
         leaves, clipped, remembered = rule(leaves, weights, before, state.memory)
-        _, after = parts_and_norm(leaves)
+        after = norm(leaves)
         old = state.report
         dtype = old.norm_before.dtype
         report = ClipReport(
@@ -181,8 +181,8 @@ def clip_by_value(max_value: float, min_value: float | None = None) -> optax.Gra
     upper = threshold(name, "max_value", max_value, none=True)
     lower = -upper if min_value is None else threshold(name, "min_value", min_value, -1, none=True)
 
-    def rule(leaves, weights, norm, memory):
-        del weights, norm
+    def rule(leaves, weights, size, memory):
+        del weights, size
         new, marks = [], [jnp.zeros((), bool)]
         for g in leaves:
             wide = g.astype(at_least_float32(g))
@@ -223,9 +223,9 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     name = "remedies.clip_by_global_norm"
     bound = threshold(name, "max_norm", max_norm, none=True)
 
-    def rule(leaves, weights, norm, memory):
+    def rule(leaves, weights, size, memory):
         del weights
-        new, clipped = rescaled(leaves, norm, magnitude(bound, norm.root.dtype))
+        new, clipped = rescaled(leaves, size, magnitude(bound, size.root.dtype))
         return new, clipped, memory
 
     return clipping(name, rule, thresholds={"max_norm": bound})
@@ -258,9 +258,9 @@ def clip_by_leaf_norm(max_norm: float) -> optax.GradientTransformation:
     name = "remedies.clip_by_leaf_norm"
     bound = threshold(name, "max_norm", max_norm, none=True)
 
-    def rule(leaves, weights, norm, memory):
-        del weights, norm
-        each = [rescaled([g], parts_and_norm([g])[1], magnitude(bound, at_least_float32(g))) for g in leaves]
+    def rule(leaves, weights, size, memory):
+        del weights, size
+        each = [rescaled([g], norm([g]), magnitude(bound, at_least_float32(g))) for g in leaves]
         clipped = jnp.stack([jnp.zeros((), bool), *(hit for _, hit in each)]).any()
         return [new for (new,), _ in each], clipped, memory
 

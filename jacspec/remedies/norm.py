@@ -14,7 +14,7 @@ LEAST = -(2**20)
 
 
 class Norm(NamedTuple):
-    """The Euclidean norm root 2^exponent of a group of entries; no square overflows or underflows, and the root may be 0."""
+    """The Euclidean norm root 2^exponent of a group of entries; the root may be 0."""
 
     root: Array
     exponent: Array
@@ -33,7 +33,7 @@ class Norm(NamedTuple):
 
     @property
     def finite(self) -> Array:
-        """Whether every entry is: the entries, divided by 2^exponent, cannot overflow in a sum."""
+        """Whether every entry is: the root of finite entries cannot overflow."""
         return jnp.isfinite(self.root)
 
     def reaches(self, bound: "Norm") -> Array:
@@ -45,33 +45,61 @@ def magnitude(value: Array | float, dtype: Any) -> Norm:
     """A number > 0 as a norm, exact beyond the range of the dtype too; its exponent is 0 but near the ends and beyond."""
     if isinstance(value, float):
         mantissa, exponent = math.frexp(value)
-        near = within_reach(jnp.asarray(exponent), dtype)
-        return Norm(jnp.ldexp(jnp.asarray(mantissa, dtype), near), exponent - near)
+        excess = beyond(jnp.asarray(exponent), dtype)
+        return Norm(jnp.ldexp(jnp.asarray(mantissa, dtype), exponent - excess), excess)
     value = jnp.asarray(value, jnp.result_type(value, dtype))
-    _, exponent = mantissa_and_exponent(value)
-    beyond = exponent - within_reach(exponent, dtype)
-    return Norm(shifted(value, -beyond).astype(dtype), beyond)
+    excess = beyond(mantissa_and_exponent(value)[1], dtype)
+    return Norm(shifted(value, -excess).astype(dtype), excess)
 
 
-def within_reach(exponent: Array, dtype: Any) -> Array:
-    """The nearest exponent short of the ends of the dtype, by so much that a change of 1 survives the division by 2^E."""
+def beyond(exponent: Array, dtype: Any) -> Array:
+    """By how much an exponent lies too near to the ends of the dtype: a change of 1 survives the division by what is left."""
     info = jnp.finfo(dtype)
     most = int(info.maxexp) - int(info.nmant) - 5
-    return jnp.clip(exponent, -most, most)
+    return exponent - jnp.clip(exponent, -most, most)
+
+
+def norm(leaves: list[Array], axis: Any = None) -> Norm:
+    """The norm over all the leaves, or over an axis (kept) of a single leaf; its exponent is as in `magnitude`."""
+    dtype = at_least_float32(*leaves)
+    leaves = [g.astype(dtype) for g in leaves]
+    _, whole = parts_and_norm(leaves, axis)
+    root = lax.stop_gradient(whole.root)
+    exponent = beyond(mantissa_and_exponent(root)[1] + whole.exponent, dtype)
+    return Norm(length(exponent, *leaves, axis=axis), exponent)
 
 
 def parts_and_norm(leaves: list[Array], axis: Any = None) -> tuple[list[Array], Norm]:
-    """The entries as parts of 2^E, and their norm: over all the leaves, or over an axis (kept) of a single leaf."""
+    """The entries as parts of 2^E, the power of two above the largest, and their norm root 2^E: over what `norm` says."""
     dtype = at_least_float32(*leaves)
     wide = [g.astype(dtype) for g in leaves]
     keep = axis is not None
     taken = [mantissa_and_exponent(g) for g in wide]
     tops = [jnp.max(jnp.where(m != 0, e, LEAST), axis=axis, keepdims=keep, initial=LEAST) for m, e in taken]
     top = jnp.max(jnp.stack(tops), axis=0) if tops else jnp.asarray(LEAST)
-    top = jnp.where(top == LEAST, 0, within_reach(top, dtype))
+    top = jnp.where(top == LEAST, 0, top)
     parts = [shifted(g, -top) for g in wide]
-    square = jnp.asarray(sum((jnp.sum(p**2, axis=axis, keepdims=keep) for p in parts), start=0.0))
-    return parts, Norm(jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square))), top)
+    squares = [jnp.sum(p**2, axis=axis, keepdims=keep) for p in parts]
+    return parts, Norm(jnp.sqrt(jnp.asarray(sum(squares, start=jnp.zeros((), dtype)))), top)
+
+
+@Primitive
+def length(exponent: Array, *leaves: Array, axis: Any) -> Array:
+    """The norm divided by 2^exponent; where it is 0, its derivative is 0."""
+    _, whole = parts_and_norm(leaves, axis)
+    return shifted(whole.root, whole.exponent - exponent)
+
+
+@length.defjvp
+def _length_jvp(primals, tangents, *, axis):
+    (exponent, *leaves), (_, *changes) = primals, tangents
+    root = length(exponent, *leaves, axis=axis)
+    some = jnp.where(root > 0, root, 1)
+    change = jnp.zeros_like(root)
+    for g, dg in zip(leaves, changes, strict=True):
+        share = brought_down(g, some, exponent, jnp.ones_like(root), jnp.zeros_like(exponent), factor=False)
+        change = change + jnp.sum(share * dg, axis=axis, keepdims=axis is not None)
+    return root, shifted(jnp.ones_like(root), -exponent) * change
 
 
 @Primitive
@@ -100,7 +128,7 @@ def mantissa_and_exponent(x: Array) -> tuple[Array, Array]:
 
 @Primitive
 def brought_down(x: Array, root: Array, top: Array, goal: Array, exponent: Array, *, factor: bool) -> Array:
-    """x / (root 2^top) goal 2^exponent."""
+    """x / (root 2^top) goal 2^exponent, in that order, or with goal / root first for a `factor`."""
     (m, e), (r, re), (c, ce) = map(mantissa_and_exponent, (x, root, goal))
     return jnp.ldexp(m * (c / r) if factor else (m / r) * c, (e - re - top) + (ce + exponent))
 
