@@ -49,8 +49,9 @@ def key(function: str, value: Any) -> jax.Array:
     hint = "Make one with jax.random.key(seed)."
     typed = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
     if not typed and not (isinstance(value, jax.Array) and value.dtype == jnp.uint32):
-        raise TypeError(message(function, "key", "is not a JAX key", type(value).__name__, "a key", hint))
-    if value.ndim != (0 if typed else 1):
+        got = f"dtype {value.dtype}" if isinstance(value, jax.Array) else type(value).__name__
+        raise TypeError(message(function, "key", "is not a JAX key", got, "a key", hint))
+    if value.shape != (() if typed else jax.random.PRNGKey(0).shape):
         hint = "Map over keys with jax.vmap."
         raise ValueError(message(function, "key", "is not a single key", f"shape {value.shape}", "one key", hint))
     return value
