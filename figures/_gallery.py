@@ -99,7 +99,8 @@ def _origin(manifest: Mapping[str, Any] | None) -> str:
         return ""
     versions = ", ".join(f"{package} {version}" for package, version in manifest["versions"].items())
     config = html.escape(json.dumps(manifest["config"], indent=1))
+    took = "" if manifest["wall_time"] is None else f"; computed in {manifest['wall_time']:.1f} s"
     return (
         f"<details><summary>Parameters, versions</summary><p class='soft'>{html.escape(versions)}; "
-        f"{html.escape(manifest['device'])}; computed in {manifest['wall_time']:.1f} s</p><pre>{config}</pre></details>"
+        f"{html.escape(manifest['device'])}{took}</p><pre>{config}</pre></details>"
     )

@@ -1,8 +1,10 @@
 """What every public function asks of its arguments, and the one form of the message when it does not get it."""
 
 import difflib
+import math
+import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -40,6 +42,51 @@ def integer(function: str, argument: str, value: Any, low: int, high: int | None
     if value < low or (high is not None and value > high):
         raise ValueError(message(function, argument, "is out of range", value, bounds, note))
     return int(value)
+
+
+def key(function: str, value: Any) -> jax.Array:
+    """The argument `key` if it is a single JAX key, typed or raw."""
+    hint = "Make one with jax.random.key(seed)."
+    typed = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+    if not typed and not (isinstance(value, jax.Array) and value.dtype == jnp.uint32):
+        got = f"dtype {value.dtype}" if isinstance(value, jax.Array) else type(value).__name__
+        raise TypeError(message(function, "key", "is not a JAX key", got, "a key", hint))
+    if value.shape != (() if typed else jax.random.PRNGKey(0).shape):
+        hint = "Map over keys with jax.vmap."
+        raise ValueError(message(function, "key", "is not a single key", f"shape {value.shape}", "one key", hint))
+    return value
+
+
+def affordable(function: str, argument: str, value: Any, numbers: int, what: str) -> None:
+    """Raise ValueError where so many float32 numbers exceed the memory of the machine: JAX would abort the process."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if 4 * numbers > memory:
+        got = f"{value}: {what} are {4 * numbers / 2**30:.3g} GiB"
+        raise ValueError(
+            message(function, argument, "does not fit into memory", got, f"at most {memory / 2**30:.3g} GiB")
+        )
+
+
+def number(function: str, argument: str, value: Any, expected: str, inside: Callable[[float], bool]) -> Any:
+    """`value` as a float for which `inside` holds, or as it is where it is a scalar of JAX; a tracer passes unseen.
+
+    An integer beyond the range of a float counts as infinite.
+    """
+    shape, kind = getattr(value, "shape", ()), np.dtype(type(value) if type(value) in (int, float) else object)
+    if isinstance(value, (np.generic, np.ndarray, jax.Array)):
+        kind = value.dtype
+    if shape != () or not (jnp.issubdtype(kind, jnp.integer) or jnp.issubdtype(kind, jnp.floating)):
+        got = f"shape {shape}" if shape else repr(value)
+        raise TypeError(message(function, argument, "must be a number", got, expected))
+    if not is_concrete(value):
+        return value
+    try:
+        plain = float(value)
+    except OverflowError:  # a huge integer of Python
+        plain = math.inf if int(value) > 0 else -math.inf
+    if not inside(plain):
+        raise ValueError(message(function, argument, "is out of range", value, expected))
+    return value if isinstance(value, jax.Array) else plain
 
 
 def instance(function: str, argument: str, value: Any, kind: type, hint: str = "") -> None:

@@ -38,13 +38,16 @@ class Claim:
     holds: bool = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
+        for name in ("figure", "claim", "source"):
+            if not isinstance(value := getattr(self, name), str):
+                raise TypeError(_message(name, "is no text", value, "words"))
         for name in ("expected", "tolerance", "measured"):
-            object.__setattr__(self, name, float(getattr(self, name)))
+            object.__setattr__(self, name, _as_float(name, getattr(self, name)))
         if not 0 <= self.tolerance < math.inf:
             raise ValueError(_message("tolerance", "is no tolerance", self.tolerance, "a finite number >= 0"))
         if math.isnan(self.expected):
             raise ValueError(_message("expected", "says nothing", self.expected, "a number"))
-        if self.kind not in ("equal", "at_most", "at_least"):
+        if not isinstance(self.kind, str) or self.kind not in ("equal", "at_most", "at_least"):
             raise ValueError(_message("kind", "is unknown", self.kind, "'equal', 'at_most' or 'at_least'"))
         m, e, tolerance = self.measured, self.expected, self.tolerance
         holds = {
@@ -55,9 +58,20 @@ class Claim:
         object.__setattr__(self, "holds", holds[self.kind])
 
 
+def _as_float(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TypeError(_message(name, "is no number", value, "a real number")) from error
+
+
 def claims_of(figure: str, rows: Iterable[Sequence[Any]]) -> list[Claim]:
     """The claims of a figure from rows (claim, source, expected, tolerance, measured) and perhaps the kind."""
     names = ("claim", "source", "expected", "tolerance", "measured", "kind")
+    rows = _listed("claims_of", "rows", rows)
+    for row in rows:
+        if not isinstance(row, Sequence) or isinstance(row, str) or not len(names) - 1 <= len(row) <= len(names):
+            raise ValueError(message("results.claims_of", "rows", "has a row that is no claim", row, ", ".join(names)))
     return [Claim(figure=figure, **dict(zip(names, row, strict=False))) for row in rows]
 
 
@@ -76,9 +90,14 @@ def write_claims(
 
     Raises:
         ResultError: The `claims.json` that is there is not one.
+        TypeError: What is no `Claim`, or no folder.
     """
-    path = Path(folder) / "claims.json"
-    gone = {c.figure for c in claims} | set(replace)
+    claims, replace = _listed("write_claims", "claims", claims), _listed("write_claims", "replace", replace)
+    for claim in claims:
+        if not isinstance(claim, Claim):
+            raise TypeError(message("results.write_claims", "claims", "holds what is no Claim", claim, "Claims"))
+    path = _files.place("results.write_claims", "folder", folder) / "claims.json"
+    gone = [c.figure for c in claims] + replace
     rows = [row for row in _old_claims(path) if row["figure"] not in gone]
     rows += [{k: _jsonable(v) for k, v in dataclasses.asdict(claim).items()} for claim in claims]
     rows.sort(key=lambda row: row["figure"])  # stable: within a figure, the order in which it claims
@@ -89,6 +108,9 @@ def write_claims(
 
 def claims_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The claims as a Markdown table under a line that counts those that hold."""
+    rows = _listed("claims_table", "rows", rows)
+    if not all(isinstance(row, Mapping) and row.keys() == _names() and _is(row) for row in rows):
+        raise ValueError(message("results.claims_table", "rows", "has a row that is no claim", rows, "claims as dicts"))
     sign = {"equal": "", "at_most": "≤ ", "at_least": "≥ "}
     table = [["figure", "claim", "source", "expected", "tolerance", "measured", "holds"]]
     for r in rows:
@@ -108,10 +130,32 @@ def _old_claims(path: Path) -> list[dict[str, Any]]:
         rows = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise _broken(path, f"not JSON ({error})") from error
-    names = {field.name for field in dataclasses.fields(Claim)}
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and row.keys() == names for row in rows):
+    names = _names()
+    if not isinstance(rows, list) or not all(
+        isinstance(row, dict) and row.keys() == names and _is(row) for row in rows
+    ):
         raise _broken(path, f"not a list of claims with the fields {sorted(names)}. Delete it and draw all figures")
     return rows
+
+
+def _names() -> set[str]:
+    return {field.name for field in dataclasses.fields(Claim)}
+
+
+def _listed(function: str, argument: str, values: Any) -> list[Any]:
+    try:
+        return list(values)
+    except TypeError as error:
+        got = type(values).__name__
+        raise TypeError(message(f"results.{function}", argument, "is no list", got, "a list")) from error
+
+
+def _is(row: Mapping[str, Any]) -> bool:
+    """Whether the fields of a row are what `write_claims` writes."""
+    words = all(isinstance(row[name], str) for name in ("figure", "claim", "source"))
+    numbers = (row[name] for name in ("expected", "tolerance", "measured"))
+    fine = all(type(v) in (int, float) or v in ("nan", "inf", "-inf") for v in numbers)
+    return words and fine and row["kind"] in ("equal", "at_most", "at_least") and isinstance(row["holds"], bool)
 
 
 def _number(value: float | str) -> str:

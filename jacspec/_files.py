@@ -5,6 +5,7 @@ import errno
 import os
 import re
 import secrets
+import tempfile
 from pathlib import Path
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
@@ -51,9 +52,8 @@ def resolve(
         suffix: With the dot, as ``".npz"``.
         argument: What the public function calls `path`.
     """
-    text = os.fspath(path)
-    if not isinstance(text, str) or not text or "\0" in text:
-        raise ValueError(message(function, argument, "is not a file name", text, "a name without NUL"))
+    text = _name_of(function, argument, path, "file")
+    root = None if root is None else _name_of(function, "root", root, "folder")
     given = Path(text)
     if given.suffix not in ("", suffix):
         raise ValueError(message(function, argument, "has an unsupported format", text, f"a name ending in '{suffix}'"))
@@ -64,9 +64,7 @@ def resolve(
         folder, parts = given.parent, [given.name]
     else:
         if given.is_absolute():
-            raise ValueError(
-                message(function, argument, "is absolute", text, f"a name relative to the root {os.fspath(root)!r}")
-            )
+            raise ValueError(message(function, argument, "is absolute", text, f"a name relative to the root {root!r}"))
         folder, parts = Path(root), list(given.parts)
     for part in parts:
         _check_part(function, argument, part)
@@ -78,6 +76,41 @@ def resolve(
             )
         )
     return target
+
+
+def _name_of(function: str, argument: str, path: object, kind: str) -> str:
+    """The text of a path that names something."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(message(function, argument, "is no path", type(path).__name__, f"the name of a {kind}"))
+    text = os.fspath(path)
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise ValueError(message(function, argument, f"is not a {kind} name", text, "a name without NUL"))
+    return text
+
+
+def place(function: str, argument: str, path: object, kind: str = "folder") -> Path:
+    """The folder or file that `path` names, absolute and without '..'; it need not exist."""
+    return Path(os.path.abspath(_name_of(function, argument, path, kind)))
+
+
+def probe(folder: Path, *names: str) -> None:
+    """Make a folder and see that files of these names can be written into it, before the work whose results they hold.
+
+    Raises:
+        OSError: Naming the folder or the file and the reason.
+    """
+    where = folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        for where in (folder / name for name in names):
+            if where.is_dir():
+                raise IsADirectoryError(errno.EISDIR, "")
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        msg = f"could not write {where}: {reason}"
+        raise OSError(error.errno or errno.EIO, msg) from error
 
 
 def write(*files: tuple[Path, bytes]) -> None:

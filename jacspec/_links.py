@@ -217,8 +217,8 @@ class Listed:
 
 def at_least_float32(*leaves: Any):
     """The promoted dtype of the floating leaves, float32 at least."""
-    floating = [leaf.dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    return jnp.result_type(jnp.float32, *floating)
+    wide = [leaf.dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype.itemsize >= 4]
+    return jnp.result_type(jnp.float32, *wide)  # JAX promotes no float8
 
 
 def floating(tree: Any) -> tuple[Array, ...]:

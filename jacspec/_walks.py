@@ -128,7 +128,7 @@ def _backward_step(carry: Any, J: StepJacobian, t: Array) -> Any:
 
 def _row_scale(J: StepJacobian, n: int, dtype: Any) -> Array:
     """The norms of the rows of J, beside the largest; zero for the rows that zeros of J make zero, and only for them."""
-    scale = jnp.minimum(jax.lax.stop_gradient(row_norms(J).astype(dtype)), jnp.finfo(dtype).max)
+    scale = jnp.minimum(jax.lax.stop_gradient(row_norms(J).astype(dtype)), 1 / jnp.finfo(dtype).tiny)
     largest = jnp.max(jnp.where(jnp.isnan(scale), 0, scale), initial=0)
     scale = jnp.where(largest > 0, scale / jnp.where(largest > 0, largest, 1), 1)
     least = jnp.finfo(dtype).tiny / jnp.finfo(dtype).eps

@@ -51,7 +51,7 @@ def orthogonal(key: Array, shape: int | tuple[int, int], dtype: Any, *, gain: fl
     gain, draw = _gain(name, gain), _dtype(name, dtype)
     count = 1 if gates is None else _checks.integer(name, "gates", gates, 1)
     tall = (max(out, fan_in), min(out, fan_in))
-    Q, R = jax.vmap(qr)(jax.random.normal(_key(name, key), (count, *tall), draw))
+    Q, R = jax.vmap(qr)(jax.random.normal(_checks.key(name, key), (count, *tall), draw))
     Q = Q * jnp.where(jnp.diagonal(R, axis1=-2, axis2=-1) < 0, -1, 1)[:, None, :]
     Q = Q if out >= fan_in else Q.mT
     return (gain * (Q[0] if gates is None else Q)).astype(dtype)
@@ -198,7 +198,7 @@ def chrono(key: Array, n: int, t_max: float, dtype: Any) -> tuple[Array, Array]:
     if t_max <= 2:
         raise ValueError(_checks.message(name, "t_max", "is out of range", t_max, "t_max > 2"))
     draw = _dtype(name, dtype)
-    forget = jnp.log(jax.random.uniform(_key(name, key), (n,), draw, 1, t_max - 1)).astype(dtype)
+    forget = jnp.log(jax.random.uniform(_checks.key(name, key), (n,), draw, 1, t_max - 1)).astype(dtype)
     return forget, -forget
 
 
@@ -239,31 +239,18 @@ def delta_orthogonal(
         hint = "Fewer channels out than in cannot keep every direction."
         raise ValueError(_checks.message(name, "c_out", "is out of range", c_out, f"c_out >= c_in = {c_in}", hint))
     _gain(name, gain)
-    H = orthogonal(_key(name, key), (c_out, c_in), dtype, gain=gain).T
+    H = orthogonal(_checks.key(name, key), (c_out, c_in), dtype, gain=gain).T
     return jnp.zeros((*size, c_in, c_out), H.dtype).at[tuple((k - 1) // 2 for k in size)].set(H)
 
 
 def _random(name, key, shape, dtype, deviation, distribution):
     """Independent draws of mean 0 and the given standard deviation."""
     _checks.one_of(name, "distribution", distribution, ("normal", "uniform"))
-    key, draw = _key(name, key), _dtype(name, dtype)
+    key, draw = _checks.key(name, key), _dtype(name, dtype)
     if distribution == "normal":
         return (deviation * jax.random.normal(key, shape, draw)).astype(dtype)
     edge = math.sqrt(3) * deviation
     return jax.random.uniform(key, shape, draw, -edge, edge).astype(dtype)
-
-
-def _key(name, key):
-    """A single JAX key, typed or raw."""
-    hint = "Make one with jax.random.key(seed)."
-    if not isinstance(key, jax.Array):
-        raise TypeError(_checks.message(name, "key", "is not a JAX key", type(key).__name__, "a key", hint))
-    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    if not typed and key.dtype != jnp.uint32:
-        raise TypeError(_checks.message(name, "key", "is not a JAX key", f"dtype {key.dtype}", "a key", hint))
-    if key.shape != (() if typed else jax.random.PRNGKey(0).shape):
-        raise ValueError(_checks.message(name, "key", "is not a single key", f"shape {key.shape}", "one key", hint))
-    return key
 
 
 def _shape(name, shape, low, high=None, argument="shape"):

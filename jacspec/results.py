@@ -32,6 +32,9 @@ from jacspec._files import message
 FORMAT = 1
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "jacspec")
 _KINDS = "biufcU"
+_FIELDS: dict[str, Any] = {"config": dict, "arrays": dict, "versions": dict, "code": str, "sha256": str, "device": str}
+_FIELDS |= {"seed": int | None, "wall_time": int | float | None}
+"""What a manifest holds, and of what kind."""
 
 
 # Writing
@@ -42,8 +45,8 @@ def save(
     arrays: Mapping[str, Any],
     config: Mapping[str, Any],
     *,
-    seed: int,
-    wall_time: float,
+    seed: int | None = None,
+    wall_time: float | None = None,
     code: str = "",
     root: str | os.PathLike | None = None,
 ) -> dict[str, Any]:
@@ -53,8 +56,8 @@ def save(
         path: Name of the result, with or without ``.npz``; relative to `root` where there is one.
         arrays: Real or complex numbers, booleans or strings by name.
         config: What the computation was asked to do: JSON values (NumPy scalars and tuples are converted), no NaN.
-        seed: 0..2**32-1, what the random numbers came from.
-        wall_time: Seconds the computation took.
+        seed: 0..2**32-1, what the random numbers came from; None: there were none.
+        wall_time: Seconds the computation took; None: it was not measured.
         code: What `code_hash` said about the code.
         root: The folder that the files must lie under; None: the folder that `path` names.
 
@@ -62,22 +65,27 @@ def save(
         The manifest as written.
 
     Raises:
+        TypeError: A path, arrays, seed, wall time or code of the wrong type.
         ValueError: An unsafe name, an array of objects, a configuration that is not JSON, or a seed out of range.
         OSError: The files could not be written; those that were there before are intact.
 
     Example:
         >>> import tempfile
         >>> folder = tempfile.mkdtemp()
-        >>> manifest = save("decay", {"log_norm": [0.0, -0.5]}, {"n": 1}, seed=0, wall_time=0.1, root=folder)
+        >>> manifest = save("decay", {"log_norm": [0.0, -0.5]}, {"n": 1}, root=folder)
         >>> load("decay", root=folder)[0]["log_norm"]
         array([ 0. , -0.5])
     """
     target = _files.resolve("results.save", path, root, ".npz")
-    from jacspec._checks import integer
+    from jacspec import _checks
 
-    seed = integer("results.save", "seed", seed, 0, 2**32 - 1, "A seed lies in 0..2**32-1.")
-    if not 0 <= wall_time < math.inf:
-        raise ValueError(message("results.save", "wall_time", "is no duration", wall_time, "seconds >= 0"))
+    name = "results.save"
+    if seed is not None:
+        seed = _checks.integer(name, "seed", seed, 0, 2**32 - 1, "A seed lies in 0..2**32-1.")
+    if wall_time is not None:
+        wall_time = float(_checks.number(name, "wall_time", wall_time, "seconds >= 0", lambda v: 0 <= v < math.inf))
+    for argument, value, kind in (("arrays", arrays, Mapping), ("config", config, Mapping), ("code", code, str)):
+        _checks.instance(name, argument, value, kind)
     table = {name: _storable(name, value) for name, value in arrays.items()}
     config = _plain(config, "save")
     stream = io.BytesIO()
@@ -95,7 +103,7 @@ def save(
         "cell": _digest({"code": code, "config": config}),
         "arrays": {name: {"shape": list(a.shape), "dtype": a.dtype.str} for name, a in table.items()},
         "sha256": hashlib.sha256(content).hexdigest(),
-        "wall_time": float(wall_time),
+        "wall_time": wall_time,
         **environment(),
     }
     manifest["seal"] = _digest(manifest)
@@ -109,9 +117,15 @@ def _storable(name: str, value: Any) -> np.ndarray:
         raise ValueError(
             message("results.save", "arrays", "has an unusable name", name, "letters, digits, '_', '.' and '-'")
         )
-    array = np.asarray(value)
+    hint = "Convert bfloat16 to float32, and ragged lists to one array each."
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError) as error:
+        got = f"{type(value).__name__}: {error}"
+        raise ValueError(
+            message("results.save", f"arrays[{name!r}]", "cannot be stored", got, "numbers", hint)
+        ) from error
     if array.dtype.kind not in _KINDS:
-        hint = "Convert bfloat16 to float32, and ragged lists to one array each."
         raise ValueError(message("results.save", f"arrays[{name!r}]", "cannot be stored", array.dtype, "numbers", hint))
     return np.ascontiguousarray(array) if array.ndim else array
 
@@ -213,6 +227,9 @@ def _manifest(target: Path) -> dict[str, Any]:
     rest = {key: value for key, value in manifest.items() if key != "seal"}
     if _digest(rest) != manifest.get("seal"):
         raise _broken(sidecar, "its contents and its seal disagree: it was altered")
+    for field, kinds in _FIELDS.items():
+        if field not in manifest or not isinstance(manifest[field], kinds):
+            raise _broken(sidecar, f"its field '{field}' is missing or of another kind: it was not written by jacspec")
     return manifest
 
 
@@ -224,11 +241,18 @@ def code_hash(*sources: str | os.PathLike | ModuleType) -> str:
 
     Raises:
         FileNotFoundError: A source does not exist.
+        TypeError: A source is neither a path nor a module.
     """
     total = hashlib.sha256()
     for source in sources:
+        if not isinstance(source, (str, os.PathLike, ModuleType)):
+            got = type(source).__name__
+            raise TypeError(message("results.code_hash", "sources", "is neither a path nor a module", got, "either"))
         path = Path(str(source.__file__) if isinstance(source, ModuleType) else source)
         path = path.parent if path.name == "__init__.py" and isinstance(source, ModuleType) else path
+        if not path.exists():
+            msg = f"jacspec.results.code_hash: there is no file {path}."
+            raise FileNotFoundError(msg)
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
             name = file.relative_to(path.parent).as_posix()
             total.update(f"{name}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
@@ -239,6 +263,8 @@ def staleness(
     path: str | os.PathLike, config: Mapping[str, Any], code: str, *, root: str | os.PathLike | None = None
 ) -> str:
     """Why the result at `path` is not what `config` and `code` would compute, in a few words; empty if it is."""
+    if not isinstance(code, str):
+        raise TypeError(message("results.staleness", "code", "is of the wrong type", type(code).__name__, "a str"))
     try:
         _, manifest = load(path, root=root)
     except FileNotFoundError:
@@ -268,7 +294,7 @@ def _plain(config: Mapping[str, Any], function: str) -> dict[str, Any]:
 
     try:
         return json.loads(json.dumps(config, allow_nan=False, default=convert))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         expected = "finite numbers, strings, lists and dictionaries"
         raise ValueError(message(f"results.{function}", "config", "is not JSON", str(error), expected)) from error
 

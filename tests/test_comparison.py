@@ -12,15 +12,20 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from rich.console import Console
 from scipy.special import digamma, polygamma
 from scipy.stats import binomtest
 
 import jacspec as js
-from jacspec import comparison
+from jacspec import comparison, remedies, tasks
 from jacspec.comparison import rows, table
+from jacspec.comparison.build import plan
+from jacspec.comparison.search import search
+from jacspec.training import reading
 
 REMEDIES = ["clip=norm:1e-9", "lr=1e30"]
 OPTIONS = {"length": 10, "width": 4, "updates": 4, "batch": 3, "seeds": 2}
@@ -153,6 +158,9 @@ def test_the_table_says_it_too(resumed, tmp_path):
         read = list(csv.DictReader(stream))
     assert [line["remedy"] for line in read] == REMEDIES
     assert float(read[0]["slope_before"]) == lines[0].slope_before
+    for write in (found.write_csv, found.write_json):
+        with pytest.raises(TypeError, match="argument 'path' is no path"):
+            write(3)
     whole = json.loads(found.write_json(tmp_path / "table.json").read_text())
     assert whole["settings"]["updates"] == 4
     assert whole["runs"][0]["record_loss"] == found.rows[0].record_loss.tolist()
@@ -272,7 +280,43 @@ def test_summaries_of_known_rows():
     assert only_lost.loss == inf
 
 
+def test_the_share_of_clipped_updates_counts_every_update_once():
+    history = {"update": np.array([0, 1, 4, 14, 14]), "clip_rate": np.array([math.nan, 1.0, 1 / 3, 0.2, math.nan])}
+    assert rows._clip_rate(history) == pytest.approx((1 + 1 + 2) / 14)  # dispatches of 1, 3, 10 and 0 updates
+    assert math.isnan(rows._clip_rate({"update": np.array([0]), "clip_rate": np.array([math.nan])}))
+
+
 # Bad input
+
+
+@pytest.mark.parametrize("baseline", [0.0])
+def test_a_task_with_nothing_to_learn_is_refused(trained, baseline):
+    task = tasks.Task("constant", 4, 1, 1, "squared", baseline, 0.0, lambda *_: None)
+    with pytest.raises(ValueError, match="'task' has a baseline of 0: nothing to learn; got constant"):
+        js.compare(task, ["none"])
+    assert trained == []
+
+
+@pytest.mark.parametrize("changes", [{"lr": math.inf}, {"clip": (("norm", (math.nan,)),)}, {"gain": object()}])
+def test_a_remedy_made_by_hand_is_checked_too(trained, tmp_path, changes):
+    with pytest.raises(ValueError, match="'remedies' has a value of no use"):
+        js.compare("temporal_order", [comparison.Remedy(**changes)], store=tmp_path)
+    assert trained == []
+
+
+@pytest.mark.parametrize(
+    ("store", "error"), [(3, TypeError), ("", ValueError), ("a\0b", ValueError), (b"x", TypeError)]
+)
+def test_a_store_that_is_no_folder_is_refused(trained, store, error):
+    with pytest.raises(error, match="compare: argument 'store' is"):
+        js.compare("temporal_order", ["none"], store=store)
+    assert trained == []
+
+
+@pytest.mark.parametrize("bad", [(1.5, 2), ("1", 2), (1, 2.0), (True, 2)])
+def test_wilson_counts(bad):
+    with pytest.raises(TypeError, match="must be an integer"):
+        comparison.wilson(*bad)
 
 
 @pytest.mark.parametrize(
@@ -285,6 +329,8 @@ def test_summaries_of_known_rows():
         ({"length": 5}, ValueError, "'length' is too short; got 5, expected a length of at least 10"),
         ({"remedies": []}, ValueError, "'remedies' is empty"),
         ({"remedies": "none"}, TypeError, "'remedies' must be a list"),
+        ({"remedies": None}, TypeError, "'remedies' must be a list"),
+        ({"remedies": np.array("none")}, TypeError, "'remedies' must be a list"),
         ({"remedies": ["gru", "gru "]}, ValueError, "same row twice"),
         ({"remedies": ["gruu"]}, ValueError, "Did you mean 'gru'"),
         ({"width": 0}, ValueError, "'width'.*got 0"),
@@ -307,6 +353,33 @@ def test_bad_arguments_are_refused_before_training(trained, arguments, error, wo
 
 
 # Training without gradients, and over depth
+
+
+def test_a_search_is_judged_on_held_out_sequences_before_and_after(monkeypatch):
+    asked = {}
+
+    def halve(loss, parameters, key, **options):
+        asked.update(options)
+        parameters = jax.tree.map(lambda a: a / 2, parameters)
+        return remedies.Evolution(parameters, loss(parameters), jnp.zeros(1), jnp.zeros(1))
+
+    monkeypatch.setattr(remedies, "evolve", halve)
+    task = tasks.adding(10)
+    budget = {"width": 3, "depth": None, "updates": 99, "batch": 2, "learning_rate": 0.1, "rule": "sgd"}
+    one = plan(comparison.Remedy.parse("ga"), task, **budget)
+    found = search(one, range(2), 50)
+    assert asked == {"algorithm": "simple_ga", "population": 16, "generations": one.updates}
+    judged = task.evaluation(jax.random.key(2**32 - 1), 50)
+    truth = np.asarray(judged.targets)[:, -1]
+    for models, losses, shares, scale in (
+        (found.start, found.first_loss, found.first_wrong, 1),
+        (found.found, found.loss, found.wrong, 2),
+    ):
+        for seed, model in enumerate(models):
+            np.testing.assert_allclose(scale * model.head["W"][...], one.make(nnx.Rngs(seed)).head["W"][...], rtol=1e-6)
+            errors = (np.asarray(reading.outputs(model, judged.inputs))[:, -1] - truth) ** 2
+            np.testing.assert_allclose(losses[seed], errors.mean(), rtol=1e-5)
+            assert shares[seed] == np.float32((errors > 0.04).mean())
 
 
 @pytest.mark.slow

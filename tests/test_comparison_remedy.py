@@ -162,6 +162,13 @@ def test_a_unit_of_adaptive_clipping_is_a_row_of_w():
     np.testing.assert_allclose(found, [[1e-3] * 4, [0.1] * 4, [0.1] * 4], rtol=1e-12)
 
 
+def test_clipping_transformations_act_in_the_order_in_which_they_are_written():
+    g = jnp.array([3.0, 4.0])
+    for text, want in (("clip=norm:1,clip=value:0.7", [-0.6, -0.7]), ("clip=value:0.7,clip=norm:1", [-0.7, -0.7])):
+        rule = row(text, learning_rate=1.0).optimizer()
+        np.testing.assert_allclose(jax.jit(lambda g, rule=rule: rule.update(g, rule.init(g))[0])(g), want, rtol=1e-12)
+
+
 def test_rows_have_the_same_budget():
     sequences = BUDGET["updates"] * BUDGET["batch"]
     for text, size in (("none", 4), ("batch=8", 8), ("clip=zclip", 4)):
@@ -290,3 +297,51 @@ def test_flossing_before_training_draws_the_exponents_to_zero():
 def test_preparing_computes_nothing(monkeypatch):
     monkeypatch.setattr(build, "_floss", lambda *_: pytest.fail("flossing ran"))
     assert len(prepare(TASK, ["none", "flossing=2", "whiten"], width=4).plans) == 3
+
+
+@pytest.mark.parametrize("prepared", [inputs.standardized, inputs.whitened])
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_inputs_of_every_size_come_out_with_variance_1(prepared, scale):
+    data = Batch(
+        scale * TASK.sample(jax.random.key(0), 200).inputs.astype(jnp.float32), *TASK.sample(jax.random.key(0), 200)[1:]
+    )
+    seen = prepared(stored("scaled", data, data, 4, "cross_entropy", 1.0, 0.5))
+    plain = prepared(
+        stored("plain", data._replace(inputs=data.inputs / jnp.float32(scale)), data, 4, "cross_entropy", 1.0, 0.5)
+    )
+    x, y = (np.asarray(task.sample(jax.random.key(1), 50).inputs) for task in (seen, plain))
+    np.testing.assert_allclose(x, y, atol=1e-4)
+    assert 0.5 < x.std() < 2
+
+
+def test_extreme_numbers_are_refused_by_the_word_that_holds_them():
+    words = [
+        "lr=1e39",
+        "lr=1e-39",
+        "weight_decay=1e-50",
+        "gain=4e38",
+        "omega=norm:1e39",
+        "lstm,forget_bias=-1e39",
+        "lstm,chrono=1e300",
+    ]
+    for text in words:
+        with pytest.raises(ValueError, match=rf"'{text.split(',')[-1]}' leaves the range of float32"):
+            Remedy.parse(text)
+    for kind in ("norm", "leaf", "value", "agc", "zclip"):
+        with pytest.raises(ValueError, match=r"leaves the range of float32; got 1e\+39"):
+            Remedy.parse(f"clip={kind}:1e39")
+        with pytest.raises(ValueError, match=r"out of range; got .*inf, expected (a )?finite"):
+            Remedy.parse(f"clip={kind}:inf")
+    for text in ("batch=99999999999", "lstm,layers=2147483648", "flossing=1" + 30 * "0", "batch=" + 5000 * "9"):
+        with pytest.raises(ValueError, match="whole number"):
+            Remedy.parse(text)
+    assert Remedy.parse("lstm,forget_bias=0").forget_bias == 0
+
+
+def test_reweighting_multiplies_the_weights_that_are_there():
+    x = jnp.linspace(0, 1, 40)[:, None, None] + jnp.zeros((40, 3, 1))
+    weights = jnp.asarray(np.random.default_rng(0).uniform(0, 2, (40, 3)))
+    make = lambda w: stored("s", Batch(x, x, w), Batch(x + 0.3, x, w), 1, "squared", 1.0, 0.5)
+    plain, own = (inputs.reweighted(make(w)).data for w in (jnp.ones((40, 3)), weights))
+    np.testing.assert_allclose(own["train"].weights, weights * plain["train"].weights, rtol=1e-12)
+    np.testing.assert_array_equal(own["held_out"].weights, weights)

@@ -6,6 +6,7 @@ of the dtype. `pytest -s` prints the table. A new activation, layer, cell or cli
 """
 
 import inspect
+import itertools
 import typing
 
 import jax
@@ -421,6 +422,24 @@ def test_clippings(name, dtype):
     top = float(jnp.finfo(dtype).max) / 40
     scales = [min(s * 4, top) for s in SCALES[dtype]] if name in ANY_SCALE else [1.0, 8.0]
     checked(name, f, equation, [s * np.array(p) for p in points for s in scales], dtype)
+
+
+@pytest.mark.parametrize("name", ["clip_by_global_norm", "clip_by_leaf_norm"])
+def test_clippings_by_thresholds_of_another_scale_than_the_entries(name):
+    f, equation, _ = CLIPPINGS[name]
+    entries, bounds = (1e-40, 1e-37, 1e-10, 1e20, 3e38), (2e-38, 1e-36, 1.0, 2e37, 3e38)
+    points = [np.array([c, *(s * np.array([0.5, -1.0, 0.0, 0.01]))]) for s in entries for c in bounds]
+    checked(name, f, equation, points, jnp.float32)
+
+
+@pytest.mark.parametrize(("factor", "eps"), [(1e-30, 1e3), (1.0, 1e-36), (1e5, 1e-36)])
+def test_units_of_another_scale_than_their_weights(factor, eps):
+    f = lambda v: once(remedies.adaptive_clip(factor, eps=eps), v[:3], v[3:])
+    exact = [mp.mpf(float(np.float32(number))) for number in (factor, eps)]
+    equation = lambda v: to_norm(v[:3], exact[0] * max(norm(v[3:]), exact[1]))
+    sizes = itertools.product((1e-37, 1e-20, 1.0, 3e38), (1e-38, 1e-30, 1.0, 1e30, 3e38))
+    points = [np.array([0.5 * g, -g, 0.01 * g, 0.3 * w, 0.0, -w]) for g, w in sizes]
+    checked(f"adaptive_clip {factor} {eps}", f, equation, points, jnp.float32)
 
 
 def test_at_a_threshold_the_derivative_is_that_of_the_branch_taken():

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from figures import _gallery
+
 ROOT = Path(__file__).resolve().parent.parent
 
 EXPERIMENT = """
@@ -217,3 +219,11 @@ def test_every_figure_of_the_repository_has_its_experiment():
         return {p.stem for p in (ROOT / folder).glob("*.py") if not p.stem.startswith("_")}
 
     assert stems("figures") <= stems("experiments")
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(None, "cpu</p>"), (1.25, "cpu; computed in 1.2 s</p>")])
+def test_the_page_says_how_long_a_result_took_where_that_is_known(tmp_path, seconds, words):
+    (tmp_path / "counting.png").write_bytes(bytes(24))
+    manifest = {"versions": {"jax": "0"}, "device": "cpu", "config": {}, "wall_time": seconds}
+    page = _gallery.write(tmp_path, [], {"counting": manifest}, ["counting"])
+    assert words in page.read_text()

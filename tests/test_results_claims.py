@@ -87,3 +87,38 @@ def test_foreign_claims_file_is_named(tmp_path, content):
     (tmp_path / "claims.json").write_text(content)
     with pytest.raises(ResultError, match=r"claims\.json cannot be used"):
         results.write_claims([claim()], tmp_path)
+
+
+@pytest.mark.parametrize("name", ["figure", "claim", "source", "expected", "tolerance", "measured", "kind", "holds"])
+@pytest.mark.parametrize("value", [None, [1], {"a": 1}, 3, "words"])
+def test_a_field_of_another_kind_makes_the_file_a_foreign_one(tmp_path, name, value):
+    results.write_claims([claim()], tmp_path)
+    path = tmp_path / "claims.json"
+    rows = json.loads(path.read_text())
+    path.write_text(json.dumps([rows[0], rows[0] | {name: value}]))
+    number, words = name in ("expected", "tolerance", "measured"), name in ("figure", "claim", "source")
+    if (number and value == 3) or (words and value == "words"):
+        assert len(results.write_claims([claim(figure="new")], tmp_path)) == 3
+    else:
+        with pytest.raises(ResultError, match=r"claims\.json cannot be used"):
+            results.write_claims([claim(figure="new")], tmp_path)
+
+
+@pytest.mark.parametrize("value", ["a", None, [1], 1j, 10**400])
+def test_what_is_no_number_is_no_claim(value):
+    for name in ("expected", "tolerance", "measured"):
+        with pytest.raises(TypeError, match=f"results.Claim: argument '{name}' is no number"):
+            claim(**{name: value})
+    with pytest.raises(TypeError, match="'figure' is no text"):
+        claim(figure=3)
+
+
+def test_rows_that_are_no_claims_are_named(tmp_path):
+    for row in (3, "words", ("claim", "source"), ("claim", "source", 1, 0, 1, "equal", "more")):
+        with pytest.raises(ValueError, match="'rows' has a row that is no claim"):
+            results.claims_of("decay", [row])
+    assert results.claims_of("decay", [("claim", "source", 1, 0, 1)])[0].holds
+    with pytest.raises(TypeError, match="'claims' holds what is no Claim"):
+        results.write_claims([3], tmp_path)
+    with pytest.raises(TypeError, match="'folder' is no path"):
+        results.write_claims([claim()], 3)

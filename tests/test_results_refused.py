@@ -1,5 +1,6 @@
 """Damaged result files are refused before use; what would not come back or would leave its folder is not saved."""
 
+import functools
 import hashlib
 import io
 import json
@@ -8,6 +9,7 @@ import os
 import pickle
 import zipfile
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -227,3 +229,69 @@ def test_seed_is_an_integer_of_32_bits(tmp_path, seed, error):
 def test_wall_time_is_a_duration(tmp_path, wall_time):
     with pytest.raises(ValueError, match="argument 'wall_time'"):
         put(tmp_path, wall_time=wall_time)
+
+
+WRONG = [
+    ({"path": 3}, TypeError, "'path' is no path"),
+    ({"path": b"x"}, TypeError, "'path' is no path"),
+    ({"root": 3}, TypeError, "'root' is no path"),
+    ({"root": "a\0"}, ValueError, "'root' is not a folder name"),
+    ({"arrays": [1.0]}, TypeError, "'arrays' is of the wrong type"),
+    ({"arrays": {"curve": [[1], [1, 2]]}}, ValueError, r"arrays\['curve'\]' cannot be stored"),
+    ({"arrays": {"curve": jax.random.key(0)}}, ValueError, r"arrays\['curve'\]' cannot be stored"),
+    ({"config": None}, TypeError, "'config' is of the wrong type"),
+    (
+        {"config": {"x": functools.reduce(lambda inner, _: [inner], range(20_000), 0)}},
+        ValueError,
+        "'config' is not JSON",
+    ),
+    ({"config": {(1, 2): 3}}, ValueError, "'config' is not JSON"),
+    ({"code": None}, TypeError, "'code' is of the wrong type"),
+    ({"wall_time": "1 s"}, TypeError, "'wall_time' must be a number"),
+    ({"wall_time": 10**400}, ValueError, "'wall_time' is out of range"),
+    ({"wall_time": 1j}, TypeError, "'wall_time' must be a number"),
+]
+
+
+@pytest.mark.parametrize(("changed", "error", "words"), WRONG)
+def test_arguments_of_the_wrong_kind_are_named(tmp_path, changed, error, words):
+    given = {"path": "decay", "arrays": {"curve": [1.0]}, "config": {}, "root": tmp_path} | changed
+    with pytest.raises(error, match=f"results.save: argument '?{words}"):
+        results.save(**given)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_a_path_arrays_and_a_configuration_are_needed(tmp_path):
+    manifest = results.save(tmp_path / "decay", {"curve": [1.0]}, {"n": 3})
+    assert (manifest["seed"], manifest["wall_time"]) == (None, None)
+    arrays, found = results.load(tmp_path / "decay")
+    assert found == manifest
+    assert arrays["curve"].tolist() == [1.0]
+    assert results.is_current(tmp_path / "decay", {"n": 3}, "")
+
+
+@pytest.mark.parametrize("field", ["config", "arrays", "code", "seed", "wall_time", "versions", "device"])
+@pytest.mark.parametrize("value", ["gone", [3]])
+def test_a_sealed_sidecar_of_another_program_is_named(tmp_path, field, value):
+    put(tmp_path)
+    sidecar = tmp_path / "decay.json"
+    manifest = json.loads(sidecar.read_text())
+    manifest[field] = value
+    if value == "gone":
+        del manifest[field]
+    sidecar.write_text(json.dumps(manifest))
+    reseal(tmp_path, (tmp_path / "decay.npz").read_bytes())
+    with pytest.raises(ResultError, match=f"decay.json cannot be used: its field '{field}' is missing"):
+        results.load("decay", root=tmp_path)
+    assert results.staleness("decay", {}, "", root=tmp_path).startswith("unusable")
+
+
+def test_a_folder_in_the_place_of_a_sidecar_is_named(tmp_path):
+    put(tmp_path)
+    (tmp_path / "decay.json").unlink()
+    (tmp_path / "decay.json").mkdir()
+    with pytest.raises(ResultError, match=r"sidecar decay\.json is missing"):
+        results.load("decay", root=tmp_path)
+    for source in (3, None, ["x"]):
+        with pytest.raises(TypeError, match="'sources' is neither a path nor a module"):
+            results.code_hash(source)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import optax
 
 from jacspec import _checks, activations, remedies
@@ -18,6 +19,9 @@ NAME = "comparison.Remedy"
 SEARCHES = {"es": "open_es", "cma_es": "cma_es", "sep_cma_es": "sep_cma_es", "lm_ma_es": "lm_ma_es"}
 SEARCHES |= {"ga": "simple_ga", "pso": "pso"}
 """Training without gradients, by the names of `jacspec.remedies.evolve`."""
+
+SMALLEST, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+MOST = 2**31 - 1
 
 ALIASES = {"xavier": "glorot"}
 
@@ -47,15 +51,17 @@ def refused(argument: str, problem: str, got: str, expected: str = "", hint: str
 
 
 def _number(word: str, value: str, low: float = -math.inf, *, whole: bool = False) -> Any:
-    """A finite number above `low`, or a whole number from `low` on."""
-    want = f"a whole number >= {low:g}" if whole else "a finite number"
+    """A finite number above `low` that float32 can hold, or a whole number from `low` on."""
+    want = f"a whole number >= {low:g} and < 2**31" if whole else "a finite number"
     want += f" > {low:g}" * (not whole and math.isfinite(low))
     try:
         number = int(value) if whole else float(value)
     except ValueError as error:
         raise refused(word, "has no number where one belongs", repr(value), want) from error
-    if not math.isfinite(number) or number < low or (number == low and not whole):
+    if number < low or (number == low and not whole) or not (number <= MOST if whole else math.isfinite(number)):
         raise refused(word, "is out of range", value, want)
+    if not whole and number and not SMALLEST <= abs(number) <= LARGEST:
+        raise refused(word, "leaves the range of float32", value, f"{want} of a size in {SMALLEST:.3g}..{LARGEST:.3g}")
     return number
 
 
@@ -89,7 +95,10 @@ def _clip(word: str, value: str) -> tuple[str, tuple[float, ...]]:
             numbers.append(float(text))
         except ValueError as error:
             raise refused(word, "has no number where one belongs", repr(text), "for example clip=norm:1") from error
-    make(*numbers)  # which checks their range
+    clip = make(*numbers)  # which checks their range
+    if not all(map(math.isfinite, numbers)):
+        raise refused(word, "is out of range", value, "finite numbers; no 'clip' for no clipping")
+    clip.init(np.zeros(1, np.float32))  # which checks that float32 can hold them
     return kind, tuple(numbers)
 
 

@@ -38,6 +38,9 @@ POPULATION = 16
 SEARCH_BATCHES = 4
 """Batches that make the fixed sample on which training without gradients judges."""
 
+DEEPEST = 10_000
+"""Layers: each is a program of its own to the compiler."""
+
 FLOSSED_SHARE = 5
 """Flossing before training takes one update in so many."""
 
@@ -107,6 +110,15 @@ class Plan:
             terms.append(lambda model, batch: _flossing(model, batch.inputs, k))
         return (lambda model, batch: jnp.stack([term(model, batch) for term in terms]).sum()) if terms else None
 
+    def fits_memory(self, seeds: int) -> None:
+        """Raise ValueError where the parameters of all seeds, or the states of one update, exceed all memory."""
+        a = self.arguments
+        _checks.affordable("compare", "width", a["width"], seeds * self.parameters, f"the parameters of {seeds} seeds")
+        states = a["depth"] * a["width"] * (1 if self.deep else self.task.length)
+        numbers = seeds * self.batch * (self.task.length * self.task.features + states)
+        what = f"the inputs and states of {seeds} seeds"
+        _checks.affordable("compare", "batch", self.batch, numbers, what)
+
     @property
     def law(self) -> str:
         """The law of the initial recurrent weights, or of those over depth, in words."""
@@ -156,6 +168,8 @@ def plan(
         _refuse("remedy", "'reweight' finds no shift of inputs", task.name, "a task with stored sequences")
     if remedy.flossing and remedy.flossing[1] > width:
         _refuse("remedy", "'flossing' asks for more exponents than units", remedy.flossing[1], f"at most {width}")
+    if (remedy.layers or 1) > DEEPEST:
+        _refuse("remedy", "'layers' is out of range", remedy.layers, f"at most {DEEPEST}")
     arguments = _arguments(remedy, task, width, depth, last)
     model = Recurrent if depth is None else Deep
     shapes = nnx.eval_shape(lambda: model(**arguments, rngs=nnx.Rngs(0)))
@@ -168,6 +182,8 @@ def plan(
 
     sequences, size = updates * batch, remedy.batch or batch
     count = max(1, sequences // size)
+    if count > 2**31 - 1:
+        _refuse("updates", "makes too many at this batch", f"{count} of {size} sequences", "at most 2**31 - 1")
     if remedy.search:
         size = SEARCH_BATCHES * size
         count = max(1, 3 * sequences // (POPULATION * size))

@@ -11,22 +11,26 @@ import hashlib
 import inspect
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
-from jacspec import _checks, results, tasks
+from jacspec import _checks, _files, results, tasks
 from jacspec.comparison import table
-from jacspec.comparison.build import Plan, plan
+from jacspec.comparison.build import DEEPEST, Plan, plan
 from jacspec.comparison.remedy import Remedy
 from jacspec.comparison.rows import HELD_OUT, MEASURED, RECORDS, Row, train
-from jacspec.models._weights import number
 from jacspec.results import ResultError
 from jacspec.tasks import Task
 
 NAME = "compare"
+
+MOST = 2**31 - 1
+"""Of what is counted on the device."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,7 +57,7 @@ class Comparison:
 
     def table(self) -> Any:
         """For `rich.print`."""
-        return table.rich_table(self)
+        return table.Terminal(self)
 
     def write_csv(self, path: str | os.PathLike) -> Path:
         """One line a row."""
@@ -90,22 +94,29 @@ class Prepared:
             A `Comparison`.
 
         Raises:
-            OSError: if a row cannot be stored.
+            OSError: if the store cannot be written into, before anything trains; if a row cannot be stored.
         """
+        if self.store is not None:
+            _files.probe(self.store)
         with _reporter(progress, len(self.plans)) as say:
             rows = tuple(self._row(one, say) for one in self.plans)
         return Comparison(self.task.name, self.task.baseline, self.task.chance, self.settings, rows)
 
+    @property
+    def name(self) -> str:
+        """The task and a hash of everything that decides the numbers."""
+        digest = _digest([self._config(one) for one in self.plans])
+        return f"{re.split('[^A-Za-z0-9_-]', self.task.name)[0] or 'task'}-{digest[:8]}"
+
     def _row(self, one: Plan, say: Callable[[str], None]) -> Row:
         config = json.loads(json.dumps(self._config(one)))
-        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:24]
-        first = self.settings["first_seed"]
-        found = None if self.store is None else _stored(self.store / f"row-{digest}", config)
+        name, first = f"row-{_digest(config)}", self.settings["first_seed"]
+        found = None if self.store is None else _stored(self.store, name, config)
         if found is None:
             found = train(one, range(first, first + self.settings["seeds"]))
             if self.store is not None:
-                path = self.store / f"row-{digest}"
-                results.save(path, found.arrays(), config, seed=first, wall_time=found.seconds, code=config["code"])
+                own = {"seed": first, "wall_time": found.seconds, "code": config["code"]}
+                results.save(name, found.arrays(), config, **own, root=self.store)
             say(f"{one.remedy}: {found.seconds:.0f} s")
         else:
             say(f"{one.remedy}: stored")
@@ -202,31 +213,45 @@ def prepare(
         >>> [(row.law, row.parameters, row.updates, row.batch) for row in rows]
         [('gaussian', 3054, 2000, 20), ('gaussian, forget_bias 1', 11604, 2000, 20), ('gaussian', 3054, 1000, 40)]
     """
-    if isinstance(remedies, (str, Remedy)):
+    if isinstance(remedies, (str, Remedy)) or not np.iterable(remedies):
         hint = "Put a single one into a list."
         raise TypeError(_checks.message(NAME, "remedies", "must be a list", type(remedies).__name__, hint=hint))
     read = [r if isinstance(r, Remedy) else Remedy.parse(r) for r in remedies]
     if not read:
         raise ValueError(_checks.message(NAME, "remedies", "is empty", expected="one remedy or more"))
     texts = [str(r) for r in read]
-    if len({json.dumps(r.given()) for r in read}) < len(read):
+    if len({_known(r) for r in read}) < len(read):
         raise ValueError(_checks.message(NAME, "remedies", "has the same row twice", texts, "different remedies"))
     shared: dict[str, Any] = {
-        name: _checks.integer(NAME, name, value, 1)
+        name: _checks.integer(NAME, name, value, 1, MOST)
         for name, value in {"width": width, "updates": updates, "batch": batch, "seeds": seeds}.items()
     }
     shared["first_seed"] = _checks.integer(NAME, "first_seed", first_seed, 0, 2**32 - seeds, "Seeds lie in 0..2**32-1.")
-    shared["depth"] = None if depth is None else _checks.integer(NAME, "depth", depth, 1)
-    rate = number(NAME, "learning_rate", learning_rate, 0)
-    if rate == 0:
-        raise ValueError(_checks.message(NAME, "learning_rate", "is out of range", rate, "learning_rate > 0"))
+    shared["depth"] = None if depth is None else _checks.integer(NAME, "depth", depth, 1, DEEPEST)
+    low, high = (float(end) for end in (jnp.finfo(jnp.float32).tiny, jnp.finfo(jnp.float32).max))
+    want = f"learning_rate > 0 within the range of float32, {low:.3g}..{high:.3g}"
+    rate = _checks.number(NAME, "learning_rate", learning_rate, want, lambda v: low <= v <= high)
     _checks.one_of(NAME, "optimizer", optimizer, ("sgd", "adam"))
     what = read_task(task, length)
+    if what.baseline == 0:
+        hint = "Its targets are constant, or known beforehand."
+        raise ValueError(_checks.message(NAME, "task", "has a baseline of 0: nothing to learn", what.name, hint=hint))
     keys = ("width", "depth", "updates", "batch")
-    own = {key: shared[key] for key in keys} | {"learning_rate": rate, "rule": optimizer}
+    own = {key: shared[key] for key in keys} | {"learning_rate": float(rate), "rule": optimizer}
     plans = tuple(plan(remedy, what, **own) for remedy in read)
-    folder = None if store is None else Path(store)
-    return Prepared(what, shared | {"learning_rate": rate, "optimizer": optimizer}, plans, folder)
+    for one in plans:
+        one.fits_memory(shared["seeds"])
+    folder = None if store is None else _files.place(NAME, "store", store)
+    return Prepared(what, shared | {"learning_rate": float(rate), "optimizer": optimizer}, plans, folder)
+
+
+def _known(remedy: Remedy) -> str:
+    """What a remedy changes, as JSON: a number that is none would be found out when the trained row is stored."""
+    try:
+        return json.dumps(remedy.given(), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        want = "finite numbers and names"
+        raise ValueError(_checks.message(NAME, "remedies", "has a value of no use", repr(remedy), want)) from error
 
 
 def read_task(task: str | Task, length: int | None = None) -> Task:
@@ -255,10 +280,14 @@ def read_task(task: str | Task, length: int | None = None) -> Task:
 # The store, and what is said on the way
 
 
-def _stored(path: Path, config: dict[str, Any]) -> Row | None:
-    """The row at `path`, if it is whole and of this configuration."""
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _stored(store: Path, name: str, config: dict[str, Any]) -> Row | None:
+    """The row of that name, if it is whole and of this configuration."""
     try:
-        arrays, manifest = results.load(path)
+        arrays, manifest = results.load(name, root=store)
     except (FileNotFoundError, ResultError):
         return None
     known = manifest["config"] == config and set(arrays) == set(MEASURED)

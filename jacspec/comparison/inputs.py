@@ -10,6 +10,7 @@ from jax import Array
 
 from jacspec.operators import matmul
 from jacspec.remedies import importance_weights
+from jacspec.remedies.norm import parts_and_norm
 from jacspec.tasks import Batch, Task
 
 SAMPLE = 1024
@@ -34,11 +35,11 @@ def standardized(task: Task, *, whole: bool = False) -> Task:
 
     With `whole`, the T x features numbers of a sequence are features of one vector.
     """
-    x = _seen(task, whole)
+    x, exponent = _in_range(_seen(task, whole), axis=0)
     mean, deviation = x.mean(axis=0), x.std(axis=0)
     varies = deviation > 0
     scale = jnp.where(varies, 1 / jnp.where(varies, deviation, 1), 0)
-    return _mapped(task, whole, lambda c, x: (x - c[0]) * c[1], (mean, scale))
+    return _mapped(task, whole, lambda c, x: (jnp.ldexp(x, -c[0]) - c[1]) * c[2], (exponent, mean, scale))
 
 
 def whitened(task: Task, *, whole: bool = False) -> Task:
@@ -46,13 +47,19 @@ def whitened(task: Task, *, whole: bool = False) -> Task:
 
     With `whole`, the T x features numbers of a sequence are features of one vector.
     """
-    x = _seen(task, whole)
+    x, exponent = _in_range(_seen(task, whole), axis=(0, 1))
     mean = x.mean(axis=0)
     variance, V = jnp.linalg.eigh(matmul((x - mean).T, x - mean) / len(x))
     kept = variance > KEPT * variance.sum()
     root = jnp.where(kept, jnp.where(kept, variance, 1) ** -0.5, 0)
     W = matmul(V * root, V.T)
-    return _mapped(task, whole, lambda c, x: matmul(x - c[0], c[1]), (mean, W))
+    return _mapped(task, whole, lambda c, x: matmul(jnp.ldexp(x, -c[0]) - c[1], c[2]), (exponent, mean, W))
+
+
+def _in_range(x: Array, axis: Any) -> tuple[Array, Array]:
+    """x 2^-E and E, for columns or for all of x, such that squares neither overflow nor underflow."""
+    (parts,), size = parts_and_norm([x], axis)
+    return parts, size.exponent
 
 
 def _seen(task: Task, whole: bool) -> Array:

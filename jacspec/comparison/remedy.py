@@ -173,6 +173,13 @@ def _critical(law: str, cell: str, r: Remedy) -> bool:
     return known and (law == "critical" or cell == "elman")
 
 
+def _written(remedy: Remedy, name: str) -> str:
+    """The word that sets a field, as it was written, and the field where the word does not name it."""
+    words = [word for word in remedy.text.split(",") if word != "none" and _words.read(word)[0] == name]
+    word = words[0] if words else name
+    return f"'{word}'" if word.partition("=")[0] == name else f"'{word}', which sets '{name}'"
+
+
 def fits(remedy: Remedy, *, deep: bool, batch: int) -> None:
     """Raise ValueError if a remedy is of no meaning for this kind of network.
 
@@ -185,6 +192,6 @@ def fits(remedy: Remedy, *, deep: bool, batch: int) -> None:
     for name in RECURRENT_ONLY if deep else DEPTH_ONLY:
         if name in given:
             hint = "" if deep else "Give a depth for a deep network of the whole sequence."
-            raise refused(remedy.text, f"is not for a {kind} network", f"'{name}'", hint=hint)
+            raise refused(remedy.text, f"is not for a {kind} network", _written(remedy, name), hint=hint)
     if remedy.norm and remedy.norm[0] == "batch" and (remedy.batch or batch) < 2:
         raise refused(remedy.text, "needs a batch of two", f"batch={remedy.batch or batch}", "batch >= 2")

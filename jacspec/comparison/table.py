@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jacspec import _files
+from jacspec import _checks, _files
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,6 +36,7 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
         The lower and the upper end, within [0, 1].
 
     Raises:
+        TypeError: for what is no integer.
         ValueError: unless 0 <= successes <= trials and trials >= 1.
 
     Reference: E. B. Wilson, J. Am. Stat. Assoc. 22 (1927) 209.
@@ -45,11 +46,9 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
         >>> [round(end, 4) for end in wilson(5, 5)]
         [0.5655, 1.0]
     """
-    if not 0 <= successes <= trials or trials < 1:
-        text = _files.message(
-            "comparison.wilson", "successes", "is out of range", successes, f"0..{trials}, trials >= 1"
-        )
-        raise ValueError(text)
+    name = "comparison.wilson"
+    trials = _checks.integer(name, "trials", trials, 1, 2**53, "They hold the successes.")
+    successes = _checks.integer(name, "successes", successes, 0, trials)
     p, spread = successes / trials, Z * Z / trials
     middle = p + spread / 2
     half = math.sqrt(spread * (p * (1 - p) + spread / 4))
@@ -165,7 +164,19 @@ def _text(value: float, form: str) -> str:
     return "-" if math.isnan(value) else format(value, form)
 
 
-def rich_table(comparison: "Comparison") -> "Table":
+@dataclasses.dataclass(frozen=True)
+class Terminal:
+    """A comparison for the console of rich: one line a remedy, or two where the console is too narrow for one."""
+
+    comparison: "Comparison"
+
+    def __rich_console__(self, console: Any, options: Any) -> Any:
+        wide = _rich_table(self.comparison, wide=True)
+        fits = console.measure(wide, options=options.update(max_width=10**6)).minimum <= options.max_width
+        yield wide if fits else _rich_table(self.comparison, wide=False)
+
+
+def _rich_table(comparison: "Comparison", *, wide: bool) -> "Table":
     """The comparison as a table of rich; failures follow in the caption."""
     from rich.table import Table
     from rich.text import Text  # plain text: in a str, ":-1:" would be an emoji
@@ -179,11 +190,19 @@ def rich_table(comparison: "Comparison") -> "Table":
         *["*: of the runs in which it is resolved."] * any(line.unresolved for line in lines),
         *(f"{line.remedy}: {line.failures}" for line in lines if line.failures),
     ]
-    table = Table(title=Text(title), caption=Text("\n".join(caption)), caption_justify="left")
+    form: dict[str, Any] = {} if wide else {"box": None, "padding": (0, 1, 0, 0), "pad_edge": False}
+    table = Table(title=Text(title), caption=Text("\n".join(caption)), caption_justify="left", **form)
     for name in COLUMNS:
-        table.add_column(name, justify="left" if name in COLUMNS[:2] else "right", no_wrap=name != "initial law")
+        words = name in COLUMNS[:2]
+        table.add_column(
+            name if wide else name.replace(" ", "\n").replace("/", "/\n"), overflow="fold",
+            justify="left" if words else "right", no_wrap=name != "initial law" if wide else not words,
+        )  # fmt: skip
     for line in lines:
-        table.add_row(*map(Text, cells(line)))
+        texts = cells(line)
+        if not wide:
+            texts[2:] = [text.replace(" (", "\n").replace(" > ", "\n").rstrip(")") for text in texts[2:]]
+        table.add_row(*map(Text, texts))
     return table
 
 
@@ -196,7 +215,7 @@ def write_csv(comparison: "Comparison", path: str | os.PathLike) -> Path:
     writer = csv.DictWriter(stream, [field.name for field in dataclasses.fields(Summary)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(dataclasses.asdict(line) for line in comparison.summaries())
-    return _write(path, stream.getvalue())
+    return _write("comparison.write_csv", path, stream.getvalue())
 
 
 def write_json(comparison: "Comparison", path: str | os.PathLike) -> Path:
@@ -209,11 +228,11 @@ def write_json(comparison: "Comparison", path: str | os.PathLike) -> Path:
         "summaries": [dataclasses.asdict(line) for line in comparison.summaries()],
         "runs": [row.plain() for row in comparison.rows],
     }
-    return _write(path, json.dumps(_json(value), indent=2, allow_nan=False) + "\n")
+    return _write("comparison.write_json", path, json.dumps(_json(value), indent=2, allow_nan=False) + "\n")
 
 
-def _write(path: str | os.PathLike, text: str) -> Path:
-    target = Path(path)
+def _write(function: str, path: str | os.PathLike, text: str) -> Path:
+    target = _files.place(function, "path", path, "file")
     _files.write((target, text.encode()))
     return target
 

@@ -1,14 +1,21 @@
 """Clipping whose threshold follows the weights (AGC) or the history of the norms (ZClip, AutoClip)."""
 
+import math
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
 
 from jacspec import _checks
+from jacspec._links import at_least_float32
 from jacspec.operators import norms
-from jacspec.remedies.clipping import Norm, clipping, rescaled, select, threshold, units_and_norm
+from jacspec.remedies.clipping import clipping, rescaled, threshold
+from jacspec.remedies.norm import Norm, magnitude, norm, shifted
+
+MOST_AXES = 5
+"""Of a Flax kernel: three of space, in and out."""
 
 
 def adaptive_clip(
@@ -23,18 +30,23 @@ def adaptive_clip(
     Args:
         clipping_factor: lambda > 0.
         eps: floor of the norm of a unit's weights, > 0.
-        axis: the axes that belong to one unit, the inputs. None follows Flax kernels, whose last axis counts the units:
-            all but the last (axis 0 of 3-D leaves); a vector is one unit. For W of shape (out, in), as in
-            `jacspec.cells`, give 1: leaves of a smaller rank are then one unit.
+        axis: the axes that belong to one unit, its inputs, in leaves of two axes or more; a vector is one unit. Give -1
+            for W of shape (out, in), (gates, out, in) or (layers, gates, out, in), as in `jacspec.cells`, whose biases
+            (gates, out) then have one unit a gate, and -2 for stacks of (in, out). A single axis from the front is for
+            leaves of two axes; a tuple names the axes of every leaf. None follows the published program and Optax,
+            for Flax kernels, whose last axis counts the units: axis 0 of (in, out) and (in, heads, out), all but the last
+            of 4 and 5 axes (convolutions), everything where only one axis is longer than 1.
 
     Returns:
-        An Optax transformation; its update needs the parameters. A unit with an entry that is not finite becomes NaN.
+        An Optax transformation; its update needs the parameters. A unit with an entry that is not finite, in the update
+        or the parameters, becomes NaN.
 
     Raises:
-        TypeError: for numbers that are none; in an update, for leaves that are not floating.
-        ValueError: unless clipping_factor > 0 and eps > 0; in an update, without parameters.
+        TypeError: for numbers or axes that are none; in an update, for leaves that are not floating.
+        ValueError: unless clipping_factor > 0 and eps > 0; in `init` and an update, for leaves without such an axis, and
+            numbers beyond the dtype; in an update, without parameters, or parameters that do not fit.
 
-    Reference: A. Brock, S. De, S. L. Smith, K. Simonyan, arXiv 2102.06171.
+    Reference: A. Brock, S. De, S. L. Smith, K. Simonyan, arXiv 2102.06171, eq. (3), and their code (`agc_optax.py`).
 
     Example:
         >>> import jax.numpy as jnp
@@ -46,34 +58,53 @@ def adaptive_clip(
     """
     name = "remedies.adaptive_clip"
     factor, floor = threshold(name, "clipping_factor", clipping_factor), threshold(name, "eps", eps)
+    if isinstance(axis, bool) or not (axis is None or isinstance(axis, (int, tuple))):
+        raise TypeError(_checks.message(name, "axis", "is no axis", repr(axis), "an integer, a tuple of them, or None"))
 
-    def rule(leaves, weights, norm, units, memory):
-        del norm, units
+    def check(params):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+            _inputs(name, "params" + jax.tree_util.keystr(path), jnp.shape(leaf), axis)
+
+    def rule(leaves, weights, whole, memory):
+        del whole
         if weights is None:
             hint = "Call update(updates, state, params)."
             raise ValueError(_checks.message(name, "params", "is missing", "None", "the parameters", hint))
         new, marks = [], [jnp.zeros((), bool)]
         for G, W in zip(leaves, weights, strict=True):
-            over = _inputs(G.ndim, axis)
-            (u,), size = units_and_norm([G], over)
-            _, weight = units_and_norm([W], over)
-            bound = factor * jnp.where(floor > weight.value, floor, weight.value).astype(u.dtype)
-            hit = size.reaches(bound) & size.finite
-            brought = u * (jnp.where(hit, bound, 1) / jnp.where(size.root > 0, size.root, 1))
-            new.append(select(hit, size.finite, brought, G))
+            over, dtype = _inputs(name, "params", G.shape, axis), at_least_float32(G, W)
+            weight, size = (norm([x.astype(dtype)], over) for x in (W, G))
+            size = size._replace(root=jnp.where(weight.finite, size.root, jnp.nan))
+            least, share = magnitude(floor, dtype), magnitude(factor, dtype)
+            larger = Norm(*(jnp.where(weight.reaches(least), a, b) for a, b in zip(weight, least, strict=True)))
+            bound = Norm(shifted(share.root, larger.exponent) * larger.root, share.exponent)
+            (clipped,), hit = rescaled([G], size, bound, factor=True)
+            new.append(clipped)
             marks.append(hit.any())
         return new, jnp.stack(marks).any(), memory
 
-    return clipping(name, rule)
+    own = {"clipping_factor": factor, "eps": floor, "clipping_factor * eps": factor * floor}
+    return clipping(name, rule, thresholds=own, check=check)
 
 
-def _inputs(ndim: int, axis: int | tuple[int, ...] | None) -> tuple[int, ...]:
+def _inputs(name: str, leaf: str, shape: tuple[int, ...], axis: int | tuple[int, ...] | None) -> tuple[int, ...]:
     """The axes over which the norm of a unit is taken."""
-    every = tuple(range(ndim))
+    ndim, every = len(shape), tuple(range(len(shape)))
+    if ndim <= 1 or (axis is None and sum(n > 1 for n in shape) <= 1):
+        return every
     if axis is None:
-        return every if ndim <= 1 else (0,) if ndim <= 3 else every[:-1]
-    given = (axis,) if isinstance(axis, int) else tuple(axis)
-    return tuple(a % ndim for a in given) if all(-ndim <= a < ndim for a in given) else every
+        if ndim > MOST_AXES:
+            hint = "Give the axes of a unit: axis=-1 for stacks of (out, in)."
+            raise ValueError(_checks.message(name, leaf, "has units that are not known", f"shape {shape}", "", hint))
+        return (0,) if ndim <= 3 else every[:-1]
+    given = (axis,) if isinstance(axis, int) else axis
+    if any(not -ndim <= a < ndim for a in given) or len({a % ndim for a in given}) < len(given) or not given:
+        raise ValueError(_checks.message(name, leaf, "has no such axes", f"axis={axis} and shape {shape}"))
+    if isinstance(axis, int) and 0 <= axis < ndim - 1 and ndim > 2:
+        hint = f"Write axis=-1 for (..., out, in), axis=-2 for (..., in, out), or axis=({axis},) for this one."
+        got = f"axis={axis} and shape {shape}"
+        raise ValueError(_checks.message(name, leaf, "has leading axes: count from the end", got, "", hint))
+    return tuple(a % ndim for a in given)
 
 
 class Moments(NamedTuple):
@@ -127,25 +158,27 @@ def zclip(
     """
     name = "remedies.zclip"
     z_threshold, eps = threshold(name, "z_threshold", z_threshold), threshold(name, "eps", eps)
-    ceiling = jnp.inf if max_norm is None else threshold(name, "max_norm", max_norm)
+    ceiling = math.inf if max_norm is None else threshold(name, "max_norm", max_norm)
     alpha = _inside(name, "decay", decay, 1)
-    warm_up = _checks.integer(name, "warm_up", warm_up, 2)
+    warm_up = _checks.integer(name, "warm_up", warm_up, 2, 2**31 - 1)
 
-    def rule(leaves, weights, norm, units, memory):
+    def rule(leaves, weights, whole, memory):
         del weights
-        size = _size(norm, memory.mean.dtype)
+        size = _size(whole, memory.mean.dtype)
         started = memory.count >= warm_up
         z = (size - memory.mean) / (memory.deviation + eps)
         outlier = started & (z > z_threshold)
-        adapted = jnp.where(outlier, memory.mean + z_threshold**2 * memory.deviation / jnp.where(outlier, z, 1), size)
+        share = z_threshold / jnp.where(outlier, z, 1)
+        adapted = jnp.where(outlier, memory.mean + z_threshold * share * memory.deviation, size)
         bound = jnp.minimum(jnp.where(outlier, adapted, jnp.inf), ceiling)
-        new, clipped = rescaled(leaves, units, norm, bound)
-        return new, clipped, _keep(norm, _moved(memory, adapted, started, alpha), memory)
+        new, clipped = rescaled(leaves, whole, magnitude(bound, whole.root.dtype))
+        return new, clipped, _keep(whole, _moved(memory, adapted, started, alpha), memory)
 
     def memory(dtype: Any) -> Moments:
         return Moments(jnp.zeros((), jnp.int32), jnp.zeros((), dtype), jnp.zeros((), dtype))
 
-    return clipping(name, rule, memory)
+    own = {"z_threshold": z_threshold, "eps": eps, "max_norm": ceiling}
+    return clipping(name, rule, memory, thresholds=own)
 
 
 def _moved(old: Moments, norm: Array, started: Array, alpha: float) -> Moments:
@@ -199,11 +232,12 @@ def autoclip(percentile: float = 10.0, *, window: int = 1000) -> optax.GradientT
     """
     name = "remedies.autoclip"
     fraction = _inside(name, "percentile", percentile, 100, closed=True) / 100
-    window = _checks.integer(name, "window", window, 1)
+    window = _checks.integer(name, "window", window, 1, 2**31 - 1)
+    _checks.affordable(name, "window", window, window, "its norms")
 
-    def rule(leaves, weights, norm, units, memory):
+    def rule(leaves, weights, whole, memory):
         del weights
-        size = _size(norm, memory.ring.dtype)
+        size = _size(whole, memory.ring.dtype)
         seen = History(memory.count + 1, memory.ring.at[memory.count % window].set(size))
         last = jnp.minimum(seen.count, window) - 1
         place = fraction * last.astype(size.dtype)
@@ -211,13 +245,14 @@ def autoclip(percentile: float = 10.0, *, window: int = 1000) -> optax.GradientT
         ordered = jnp.sort(seen.ring)  # empty places hold inf and come last
         low, high = ordered[below], ordered[jnp.minimum(below + 1, last)]
         bound = low + (place - below) * (high - low)
-        new, clipped = rescaled(leaves, units, norm, jnp.where(bound < size, bound, jnp.inf))
-        return new, clipped, _keep(norm, seen, memory)
+        bound = magnitude(jnp.where(bound < size, bound, jnp.inf), whole.root.dtype)
+        new, clipped = rescaled(leaves, whole, bound)
+        return new, clipped, _keep(whole, seen, memory)
 
     def memory(dtype: Any) -> History:
         return History(jnp.zeros((), jnp.int32), jnp.full(window, jnp.inf, dtype))
 
-    return clipping(name, rule, memory)
+    return clipping(name, rule, memory, thresholds={})
 
 
 def _size(norm: Norm, dtype: Any) -> Array:
@@ -233,7 +268,4 @@ def _keep(norm: Norm, new: Any, old: Any) -> Any:
 def _inside(name: str, argument: str, value: Any, high: float, *, closed: bool = False) -> Any:
     """`value` in (0, high), or in (0, high]."""
     bounds = f"0 < {argument} {'<=' if closed else '<'} {high}"
-    value = threshold(name, argument, value)
-    if _checks.is_concrete(value) and (value > high or (value == high and not closed)):
-        raise ValueError(_checks.message(name, argument, "is out of range", value, bounds))
-    return value
+    return _checks.number(name, argument, value, bounds, lambda v: 0 < v < high or (closed and v == high))

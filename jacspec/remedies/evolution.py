@@ -16,6 +16,7 @@ from jax.flatten_util import ravel_pytree
 
 from jacspec import _checks
 from jacspec._pytree import pytree
+from jacspec.remedies.clipping import threshold, within
 
 ALGORITHMS = {
     "open_es": "Open_ES",
@@ -83,8 +84,9 @@ def evolve(
         An `Evolution`.
 
     Raises:
-        TypeError: for a loss that is not callable or no scalar, parameters that are not floating.
-        ValueError: for an unknown algorithm, options out of range, or ``cma_es`` with 300 parameters or more.
+        TypeError: for a loss that is not callable or no scalar, parameters that are not floating, a key that is none.
+        ValueError: for an unknown algorithm, parameters that are not finite, options out of range or beyond the dtype, or
+            ``cma_es`` with 300 parameters or more.
 
     Reference: R. T. Lange, evosax, arXiv 2212.04180; T. Salimans et al., arXiv 1703.03864 (open_es); N. Hansen,
     arXiv 1604.00772 (cma_es); R. Ros, N. Hansen, PPSN 2008 (sep_cma_es); I. Loshchilov, T. Glasmachers, H.-G. Beyer,
@@ -104,8 +106,10 @@ def evolve(
     leaves = jax.tree_util.tree_leaves_with_path(parameters)
     for path, leaf in leaves:
         _checks.array(name, "parameters" + jax.tree_util.keystr(path), leaf)
+    _checks.finite(name, "parameters", parameters)
+    _checks.key(name, key)
     flat, unravel = ravel_pytree(jax.tree.map(jnp.asarray, parameters))
-    _options(name, algorithm, flat.size, population, generations, std, learning_rate)
+    std, learning_rate = _options(name, algorithm, flat.size, population, generations, std, learning_rate)
     out = jax.eval_shape(loss, parameters)
     if not hasattr(out, "shape") or out.shape != () or not jnp.issubdtype(out.dtype, jnp.floating):
         raise TypeError(_checks.message(name, "loss", "must return a scalar", out, "a floating array of shape ()"))
@@ -145,15 +149,19 @@ def evolve(
     )
 
 
-def _options(name: str, algorithm: str, n: int, population: Any, generations: Any, std: Any, rate: Any) -> None:
-    """Raise for what the search would choke on."""
+def _options(
+    name: str, algorithm: str, n: int, population: Any, generations: Any, std: Any, rate: Any
+) -> tuple[Any, Any]:
+    """Raise for what the search would choke on; `std` and `rate` as floats."""
     if n == 0:
         raise ValueError(_checks.message(name, "parameters", "is empty", "n=0", "n >= 1"))
-    _checks.integer(name, "population", population, 4)
-    _checks.integer(name, "generations", generations, 1)
+    _checks.integer(name, "population", population, 4, 2**31 - 1)
+    _checks.affordable(name, "population", population, population * n, "their parameters")
+    _checks.integer(name, "generations", generations, 1, 2**31 - 1)
+    _checks.affordable(name, "generations", generations, 2 * generations, "their losses")
+    std, rate = threshold(name, "std", std), threshold(name, "learning_rate", rate)
     for argument, value in (("std", std), ("learning_rate", rate)):
-        if not value > 0 or not np.isfinite(value):
-            raise ValueError(_checks.message(name, argument, "is out of range", value, f"{argument} > 0"))
+        within(name, argument, value, jnp.result_type(float))
     if algorithm == "open_es" and population % 2:
         raise ValueError(_checks.message(name, "population", "comes in pairs", population, "an even number"))
     if algorithm == "cma_es" and n >= FULL_COVARIANCE_BELOW:
@@ -165,6 +173,7 @@ def _options(name: str, algorithm: str, n: int, population: Any, generations: An
         hint = "Use 'cma_es' or 'sep_cma_es' for so few parameters."
         got = f"{population} for {n} parameters"
         raise ValueError(_checks.message(name, "population", "is too large for lm_ma_es", got, f"4..{n}", hint))
+    return std, rate
 
 
 def _search(algorithm: str, n: int, population: int, std: float, learning_rate: float) -> tuple[Any, Any]:

@@ -8,7 +8,7 @@ import optax
 from jax import Array
 
 from jacspec import _checks
-from jacspec._links import floating
+from jacspec.remedies.clipping import matching
 from jacspec.remedies.report import ClipReport, RejectReport
 
 
@@ -56,7 +56,7 @@ def reject_nonfinite(transformation: optax.GradientTransformation) -> optax.Grad
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         new, after = inner.update(updates, state.inner, params, **extra)
-        moved = new if params is None else jax.tree.map(lambda p, u: p + u.astype(p.dtype), params, new)
+        moved = new if params is None else _moved(params, new)
         ok = all_finite(updates) & all_finite(new) & all_finite(moved) & _stays_finite(state.inner, after)
         keep = lambda a, b: a if isinstance(a, ClipReport) else jnp.where(ok, a, b)
         report = RejectReport(
@@ -71,9 +71,24 @@ def reject_nonfinite(transformation: optax.GradientTransformation) -> optax.Grad
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def _moved(params: Any, updates: Any) -> list[Array]:
+    """The parameters after the update, added before they are cast, as `optax.apply_updates` does, and in float8 too."""
+    narrow = lambda x: jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize == 1
+    wide = lambda x: x.astype(jnp.float32) if narrow(x) else x  # JAX promotes no float8
+    own = matching("remedies.reject_nonfinite", params, updates)
+    pairs = zip(own, map(jnp.asarray, jax.tree.leaves(updates)), strict=True)
+    return [(wide(p) + wide(u)).astype(p.dtype) for p, u in pairs]
+
+
 def all_finite(tree: Any) -> Array:
-    """Whether every floating entry of a pytree is finite."""
-    return jnp.stack([jnp.ones((), bool), *(jnp.isfinite(leaf).all() for leaf in floating(tree))]).all()
+    """Whether every real or complex entry of a pytree is finite."""
+    return jnp.stack([jnp.ones((), bool), *(jnp.isfinite(leaf).all() for leaf in _inexact(tree))]).all()
+
+
+def _inexact(tree: Any) -> list[Any]:
+    """The leaves that can be NaN or infinite: real and complex, of any precision, Python's own included."""
+    leaves = [jnp.asarray(leaf) if isinstance(leaf, (float, complex)) else leaf for leaf in jax.tree.leaves(tree)]
+    return [leaf for leaf in leaves if hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)]
 
 
 def _is_report(node: Any) -> bool:
@@ -82,6 +97,6 @@ def _is_report(node: Any) -> bool:
 
 def _stays_finite(before: Any, after: Any) -> Array:
     """Whether no number of the state, its reports aside, was finite before and is not after."""
-    numbers = lambda tree: floating([s for s in jax.tree.leaves(tree, is_leaf=_is_report) if not _is_report(s)])
+    numbers = lambda tree: _inexact([s for s in jax.tree.leaves(tree, is_leaf=_is_report) if not _is_report(s)])
     lost = [jnp.any(jnp.isfinite(a) & ~jnp.isfinite(b)) for a, b in zip(numbers(before), numbers(after), strict=True)]
     return ~jnp.stack([jnp.zeros((), bool), *lost]).any()

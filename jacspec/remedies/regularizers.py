@@ -4,6 +4,7 @@ Both are differentiable scalars of a `JacobianChain`, to be added to the loss; o
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -53,7 +54,7 @@ def pascanu_omega(
 
     Raises:
         TypeError: if `chain` is no chain, `threshold` no number, or `hold` is asked of a chain without weights.
-        ValueError: for an unknown form, a negative threshold, a cotangent that does not fit.
+        ValueError: for an unknown form, a threshold that is negative or not finite, a cotangent that does not fit.
 
     Reference: R. Pascanu, T. Mikolov, Y. Bengio, arXiv 1211.5063, eq. (9) and (10).
 
@@ -70,16 +71,14 @@ def pascanu_omega(
     _checks.one_of(name, "form", form, ("norm", "squared"))
     for argument, value in (("mean", mean), ("hold", hold)):
         _checks.one_of(name, argument, value, (True, False))
-    if isinstance(threshold, (bool, str)) or jnp.ndim(threshold) != 0:
-        raise TypeError(_checks.message(name, "threshold", "must be a number", repr(threshold), "threshold >= 0"))
-    if _checks.is_concrete(threshold) and not threshold >= 0:
-        raise ValueError(_checks.message(name, "threshold", "is out of range", threshold, "threshold >= 0"))
+    least = _checks.number(name, "threshold", threshold, "a finite threshold >= 0", lambda v: 0 <= v < math.inf)
+    log_least = math.log(least) if isinstance(least, float) and least > 0 else jnp.log(least)  # beyond the dtype too
 
     passing = cotangent if isinstance(cotangent, Adjoints) else adjoints(chain, cotangent)
     logs = passing.log_norms[1:]
     if hold:
         passing = lax.stop_gradient(passing)
-    counts = passing.resolved[1:] & (logs > -jnp.inf) & (2 * logs >= jnp.log(jnp.asarray(threshold, logs.dtype)))
+    counts = passing.resolved[1:] & (logs > -jnp.inf) & (2 * logs >= log_least)
 
     def step(carry, J, g):
         return carry, norms((_weights_only(name, J) if hold else J).pull(g[:, None]), axis=0)[0]
@@ -135,8 +134,8 @@ def flossing(
         Scalar, (nats per step)^2; inf if one of the exponents is -inf, NaN if one is not resolved.
 
     Raises:
-        TypeError: as `jacspec.lyapunov_exponents`.
-        ValueError: as `jacspec.lyapunov_exponents`; for a target that is neither a number nor (k,).
+        TypeError: as `jacspec.lyapunov_exponents`; for a target that is neither a number nor an array of them.
+        ValueError: as `jacspec.lyapunov_exponents`; for a target that is not finite in the dtype of the chain, or not (k,).
 
     Reference: R. Engelken, Gradient flossing, NeurIPS 2023, arXiv 2312.17306.
 
@@ -147,9 +146,15 @@ def flossing(
         >>> round(remedies.flossing(chain, k=2).item(), 6)
         0.05
     """
-    _checks.instance("remedies.flossing", "chain", chain, JacobianChain, "Build one with jacspec.jacobian_chain.")
-    if jnp.shape(target) not in ((), (k,)):
-        got = f"shape {jnp.shape(target)}"
-        raise ValueError(_checks.message("remedies.flossing", "target", "does not fit", got, f"a number or ({k},)"))
+    name, want = "remedies.flossing", f"a finite number or ({k},) of them"
+    _checks.instance(name, "chain", chain, JacobianChain, "Build one with jacspec.jacobian_chain.")
+    if getattr(target, "ndim", 0) == 0:
+        most = float(jnp.finfo(chain.dtype).max)
+        target = _checks.number(name, "target", target, want, lambda v: abs(v) <= most)
+    elif jnp.shape(target) != (k,):
+        raise ValueError(_checks.message(name, "target", "does not fit", f"shape {jnp.shape(target)}", want))
+    else:
+        target = _checks.array(name, "target", target).astype(chain.dtype)
+        _checks.finite(name, "target", target)
     found = lyapunov_exponents(chain, k=k, transient=transient, qr_every=qr_every)
     return jnp.mean(jnp.where(found.resolved, (found.exponents - target) ** 2, jnp.nan))

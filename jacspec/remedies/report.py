@@ -89,7 +89,7 @@ def clip_report(opt_state: Any) -> ClipReport | tuple[ClipReport, ...]:
         >>> report.norm_before.item(), round(report.norm_after.item(), 6), report.clipped.item()
         (5.0, 1.0, True)
     """
-    return _found("clip_report", opt_state, ClipReport, "a clipping of jacspec.remedies")
+    return _found("remedies.clip_report", opt_state, ClipReport, "a clipping of jacspec.remedies")
 
 
 def reject_report(opt_state: Any) -> RejectReport | tuple[RejectReport, ...]:
@@ -104,7 +104,7 @@ def reject_report(opt_state: Any) -> RejectReport | tuple[RejectReport, ...]:
     Raises:
         ValueError: if there is none.
     """
-    return _found("reject_report", opt_state, RejectReport, "jacspec.remedies.reject_nonfinite")
+    return _found("remedies.reject_report", opt_state, RejectReport, "jacspec.remedies.reject_nonfinite")
 
 
 def _found(name: str, opt_state: Any, kind: type[R], source: str) -> Any:

@@ -5,7 +5,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jacspec import _checks, _lapack
+from jacspec._links import at_least_float32
 from jacspec.operators import matmul, norms
+from jacspec.remedies.clipping import threshold, within
+from jacspec.remedies.norm import parts_and_norm
 
 MAX_STEPS = 100  # five to ten are normal
 
@@ -29,8 +32,8 @@ def importance_weights(train_features: Array, test_features: Array, *, penalty: 
         (n_train,), positive, mean 1.
 
     Raises:
-        TypeError: for features that are not floating arrays.
-        ValueError: for shapes that do not fit, values that are not finite, penalty <= 0.
+        TypeError: for features that are not floating arrays, a penalty that is no number.
+        ValueError: for shapes that do not fit, values that are not finite, penalty <= 0 or beyond the dtype.
 
     Reference: H. Shimodaira, J. Stat. Plan. Inference 90 (2000) 227 (weighting); M. Sugiyama, T. Suzuki, T. Kanamori,
     Density Ratio Estimation in Machine Learning, Cambridge 2012 (logistic regression).
@@ -50,14 +53,15 @@ def importance_weights(train_features: Array, test_features: Array, *, penalty: 
         raise ValueError(_checks.message(name, "test_features", "does not fit train_features", got, want))
     for argument, features in (("train_features", train), ("test_features", test)):
         _checks.finite(name, argument, features)
-    if not penalty > 0:
-        raise ValueError(_checks.message(name, "penalty", "is out of range", penalty, "penalty > 0"))
-    return _weights(train, test, penalty)
+    dtype = at_least_float32(train, test)
+    penalty = threshold(name, "penalty", penalty)
+    within(name, "penalty", penalty, dtype)
+    return _weights(train.astype(dtype), test.astype(dtype), penalty)
 
 
 @jax.jit
 def _weights(train: Array, test: Array, penalty: float) -> Array:
-    pooled = jnp.concatenate([train, test])
+    (pooled,), _ = parts_and_norm([jnp.concatenate([train, test])], axis=0)  # no square overflows or underflows
     spread = jnp.std(pooled, axis=0)
     X = (pooled - jnp.mean(pooled, axis=0)) / jnp.where(spread > 0, spread, 1)
     X = jnp.concatenate([X, jnp.ones((X.shape[0], 1), X.dtype)], axis=1)
@@ -91,10 +95,14 @@ def effective_sample_size(weights: Array) -> Array:
     """How many equally weighted examples are as good: (sum w)^2 / sum w^2.
 
     Args:
-        weights: (n,), not negative.
+        weights: (n,), finite, not negative, one of them positive.
 
     Returns:
-        Scalar in [1, n].
+        Scalar in [1, n]; NaN where JAX traces weights that are none.
+
+    Raises:
+        TypeError: for weights that are no array of numbers.
+        ValueError: for weights of another shape, that are not finite, negative, or all zero.
 
     Example:
         >>> import jax.numpy as jnp
@@ -102,5 +110,14 @@ def effective_sample_size(weights: Array) -> Array:
         >>> remedies.effective_sample_size(jnp.array([1.0, 1.0, 0.0])).item()
         2.0
     """
-    shares = weights / jnp.max(weights)
-    return jnp.sum(shares) ** 2 / jnp.sum(shares**2)
+    name = "remedies.effective_sample_size"
+    if hasattr(weights, "dtype") and jnp.issubdtype(weights.dtype, jnp.integer):
+        weights = jnp.asarray(weights, float)
+    weights = _checks.array(name, "weights", weights, 1, "(n,)")
+    _checks.finite(name, "weights", weights)
+    fine = jnp.all(weights >= 0) & jnp.any(weights > 0)
+    if _checks.is_concrete(fine) and not fine:
+        got = "a negative one" if jnp.any(weights < 0) else "no positive one"
+        raise ValueError(_checks.message(name, "weights", "are no weights", got, "none negative, one positive"))
+    (shares,), _ = parts_and_norm([weights])
+    return jnp.where(fine, jnp.sum(shares) ** 2 / jnp.sum(shares**2), jnp.nan)

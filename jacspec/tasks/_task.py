@@ -4,16 +4,21 @@ A task fixes everything that two remedies must have in common to be compared: th
 predictor reaches that has learned nothing (`baseline`, `chance`), and the rule by which a sequence is wrong.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jacspec import _checks
 from jacspec._pytree import pytree, static
+
+LONGEST = 10**9
+"""Steps of a sequence: more than any memory holds."""
 
 
 class Batch(NamedTuple):
@@ -54,6 +59,7 @@ class Task:
             squared loss: not exact).
         held_out: number of sequences kept for evaluation; 0: fresh ones without end.
         scale: unit of the targets (a squared loss times scale^2 is in the units of the source).
+        labels: what the classes are called where the data come from: class c is `labels[c]`; () where they are 0, 1, ...
         sha256: of the data of a real task, or "".
         data: arrays that `draw` and `draw_held_out` read.
         draw: the law of training batches.
@@ -72,12 +78,22 @@ class Task:
     tolerance: float | None = static(default=None)
     held_out: int = static(default=0)
     scale: float = static(default=1.0)
+    labels: tuple[Any, ...] = static(default=())
     sha256: str = static(default="")
     draw_held_out: Draw | None = static(default=None)
     data: Any = ()
 
     def __post_init__(self) -> None:
-        _checks.one_of("tasks.Task", "kind", self.kind, ("cross_entropy", "logistic", "squared"))
+        name = "tasks.Task"
+        _checks.one_of(name, "kind", self.kind, ("cross_entropy", "logistic", "squared"))
+        for size in ("length", "features", "outputs"):
+            _checks.integer(name, size, getattr(self, size), 1)
+        _checks.function(name, "draw", self.draw, "draw(data, key, count) -> Batch")
+        for argument in ("baseline", "scale", "tolerance"):
+            if (value := getattr(self, argument)) is not None or argument != "tolerance":
+                _checks.number(name, argument, value, f"a finite {argument} >= 0", lambda v: 0 <= v < math.inf)
+        for argument in ("chance", "success"):
+            _checks.number(name, argument, getattr(self, argument), "a fraction in [0, 1]", lambda v: 0 <= v <= 1)
 
     def __repr__(self) -> str:
         asked = f"baseline={self.baseline:.6g}, chance={self.chance:.4g}, success={self.success:g}"
@@ -95,10 +111,9 @@ class Task:
 
         Raises:
             TypeError: if `key` is no key or `batch` no integer.
-            ValueError: for batch < 1 or more than one key.
+            ValueError: for batch < 1, a batch that no memory holds, or more than one key.
         """
-        batch = _checks.integer("tasks.Task.sample", "batch", batch, 1)
-        return _drawn(self.draw, self.data, _key("sample", key), batch)
+        return self._drawn(self.draw, "sample", key, "batch", batch)
 
     def evaluation(self, key: Array, count: int) -> Batch:
         """`count` sequences to judge by: fresh ones, or of the held-out data of a real task.
@@ -114,10 +129,15 @@ class Task:
 
         Raises:
             TypeError: if `key` is no key or `count` no integer.
-            ValueError: for count < 1 or more than one key.
+            ValueError: for count < 1, a count that no memory holds, or more than one key.
         """
-        count = _checks.integer("tasks.Task.evaluation", "count", count, 1)
-        return _drawn(self.draw_held_out or self.draw, self.data, _key("evaluation", key), count)
+        return self._drawn(self.draw_held_out or self.draw, "evaluation", key, "count", count)
+
+    def _drawn(self, draw: Draw, method: str, key: Any, argument: str, count: Any) -> Batch:
+        name = f"tasks.Task.{method}"
+        count = _checks.integer(name, argument, count, 1, 2**31 - 1)
+        _checks.affordable(name, argument, count, count * self.length * self.features, "their inputs")
+        return _drawn(draw, self.data, _checks.key(name, key), count)
 
     def step_losses(self, outputs: Array, batch: Batch) -> Array:
         """The loss of each step before weighting.
@@ -130,8 +150,11 @@ class Task:
             (batch, T), nats or squared units of `scale`; float32 at least.
 
         Raises:
+            TypeError: for outputs that are no floating array, or what is no `Batch`.
             ValueError: for outputs of another shape.
         """
+        _checks.instance("tasks.Task", "batch", batch, Batch, "Take it from sample or evaluation.")
+        outputs = _checks.array("tasks.Task", "outputs", outputs)
         expected = (*batch.weights.shape, self.outputs)
         if outputs.shape != expected:
             hint = f"{self.name} asks for (batch, T, outputs)."
@@ -139,7 +162,7 @@ class Task:
                 "tasks.Task", "outputs", "have the wrong shape", f"shape {outputs.shape}", str(expected), hint
             )
             raise ValueError(text)
-        y = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
+        y = _wide(outputs)
         if self.kind == "cross_entropy":
             return -jnp.take_along_axis(jax.nn.log_softmax(y), batch.targets[..., None], axis=-1)[..., 0]
         if self.kind == "logistic":  # -ln sigmoid(y) for a 1, -ln sigmoid(-y) for a 0
@@ -159,7 +182,8 @@ class Task:
         Raises:
             ValueError: for outputs of another shape.
         """
-        return jnp.sum(batch.weights * self.step_losses(outputs, batch)) / jnp.sum(batch.weights)
+        losses, w = self.step_losses(outputs, batch), _wide(batch.weights)
+        return jnp.sum(w * losses) / jnp.sum(w)
 
     def step_errors(self, outputs: Array, batch: Batch) -> Array:
         """Which steps that are asked for are wrong; an output that is not finite is.
@@ -181,7 +205,7 @@ class Task:
             wrong = jnp.any((outputs >= 0) != (batch.targets > 0.5), axis=-1)
         else:
             wrong = ~(losses <= (self.tolerance or 0.0))
-        return (wrong | ~jnp.all(jnp.isfinite(outputs), axis=-1)) & (batch.weights > 0)
+        return (wrong | ~jnp.isfinite(losses) | ~jnp.all(jnp.isfinite(outputs), axis=-1)) & (batch.weights > 0)
 
     def wrong(self, outputs: Array, batch: Batch) -> Array:
         """Which sequences are wrong, by the rule of the task.
@@ -198,26 +222,19 @@ class Task:
         """
         if self.tolerance is None:
             return jnp.any(self.step_errors(outputs, batch), axis=1)
-        w = batch.weights
+        w = _wide(batch.weights)
         mean = jnp.sum(w * self.step_losses(outputs, batch), axis=1) / jnp.sum(w, axis=1)
-        return ~(mean <= self.tolerance)
+        return ~(mean <= self.tolerance) | ~jnp.isfinite(mean)
+
+
+def _wide(x: Array) -> Array:
+    """In float32 at least: sums of float16 weights overflow at 65504 steps."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 @partial(jax.jit, static_argnames=("draw", "count"))
 def _drawn(draw: Draw, data: Any, key: Array, count: int) -> Batch:
     return draw(data, key, count)
-
-
-def _key(function: str, key: Any) -> Array:
-    """A single JAX key, typed or raw."""
-    name, hint = f"tasks.Task.{function}", "Make one with jax.random.key(seed)."
-    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    if not typed and not (isinstance(key, jax.Array) and key.dtype == jnp.uint32):
-        raise TypeError(_checks.message(name, "key", "is not a JAX key", type(key).__name__, "a key", hint))
-    if key.ndim != (0 if typed else 1):
-        hint = "Map over keys with jax.vmap."
-        raise ValueError(_checks.message(name, "key", "is not a single key", f"shape {key.shape}", "one key", hint))
-    return key
 
 
 def at_the_end(targets: Array, length: int, dtype: Any) -> tuple[Array, Array]:
@@ -239,8 +256,20 @@ def at_the_end(targets: Array, length: int, dtype: Any) -> tuple[Array, Array]:
 def at_least(task: str, length: Any, least: int, holds: str) -> int:
     """`length` as an int of at least `least` steps, which a sequence needs to hold what `holds` says."""
     name = f"tasks.{task}"
-    value = _checks.integer(name, "length", length, -(2**31))
-    if value < least:
+    if isinstance(length, (int, np.integer)) and not isinstance(length, bool) and length < least:
         expected = f"a length of at least {least}"
-        raise ValueError(_checks.message(name, "length", "is too short", value, expected, f"It must hold {holds}."))
-    return value
+        raise ValueError(_checks.message(name, "length", "is too short", length, expected, f"It must hold {holds}."))
+    return _checks.integer(name, "length", length, least, LONGEST)
+
+
+def precision(task: str, dtype: Any) -> Any:
+    """The floating dtype that `dtype` names, as JAX will use it: float64 is float32 where jax_enable_x64 is off."""
+    want = "jnp.float32, or another floating dtype of 16 bits or more"
+    try:
+        found = jnp.dtype(dtype)
+    except (TypeError, ValueError) as error:
+        raise TypeError(_checks.message(f"tasks.{task}", "dtype", "is no dtype", repr(dtype), want)) from error
+    if not jnp.issubdtype(found, jnp.floating) or found.itemsize < 2:
+        raise TypeError(_checks.message(f"tasks.{task}", "dtype", "holds no numbers of a network", found, want))
+    _checks.warn_if_narrowed(f"tasks.{task}", "dtype", np.empty(0, found))
+    return jax.dtypes.canonicalize_dtype(found)

@@ -17,7 +17,7 @@ from jax import Array, random
 
 from jacspec import _checks
 from jacspec.tasks._stored import any_order, frequencies, stored
-from jacspec.tasks._task import Batch, Task, at_least, at_the_end
+from jacspec.tasks._task import Batch, Task, at_least, at_the_end, precision
 
 FOLDS = 5
 FIRST_TEST_YEAR = 1921
@@ -56,7 +56,7 @@ def digits(*, order: str = "row", fold: int = 0, seed: int = 0, dtype: Any = jnp
     name = "tasks.digits"
     _checks.one_of(name, "order", order, ("row", "pixel", "permuted"))
     fold = _checks.integer(name, "fold", fold, 0, FOLDS - 1)
-    seed = _checks.integer(name, "seed", seed, 0, 2**32 - 1)
+    seed, dtype = _checks.integer(name, "seed", seed, 0, 2**32 - 1), precision("digits", dtype)
     source = _package(name, "sklearn.datasets", "scikit-learn").load_digits()
     images, classes = np.asarray(source.data), np.asarray(source.target)
     number = np.empty(len(classes), int)  # of a digit within its class
@@ -104,7 +104,7 @@ def sunspots(length: int = 22, *, dtype: Any = jnp.float32) -> Task:
         (88, 926)
     """
     name = "tasks.sunspots"
-    T = at_least("sunspots", length, 1, "the year before")
+    T, dtype = at_least("sunspots", length, 1, "the year before"), precision("sunspots", dtype)
     table = _package(name, "statsmodels.datasets.sunspots", "statsmodels").load_pandas().data
     years, numbers = (table[column].to_numpy(float) for column in ("YEAR", "SUNACTIVITY"))
     split = int(np.searchsorted(years, FIRST_TEST_YEAR))
@@ -143,8 +143,8 @@ def text(length: int = 100, *, path: str | os.PathLike | None = None, dtype: Any
 
     Raises:
         FileNotFoundError: if there is no such file.
-        TypeError: if `length` is no integer.
-        ValueError: if it is too short, too long for the text, or the file is not UTF-8.
+        TypeError: if `length` is no integer, or `dtype` no floating dtype.
+        ValueError: if it is too short, too long for the text, or the file is not UTF-8 or a single character.
 
     Reference: R. Krichevsky, V. Trofimov, IEEE Trans. Inf. Theory 27 (1981) 199 (the added 1/2).
 
@@ -155,7 +155,9 @@ def text(length: int = 100, *, path: str | os.PathLike | None = None, dtype: Any
         ((2, 50), True)
     """
     name = "tasks.text"
-    T = at_least("text", length, 1, "a character")
+    T, dtype = at_least("text", length, 1, "a character"), precision("text", dtype)
+    if path is not None and not isinstance(path, (str, os.PathLike)):
+        raise TypeError(_checks.message(name, "path", "is no path", type(path).__name__, "a file in UTF-8"))
     source = _topics() if path is None else _read(Path(path))
     characters, ids = np.unique(np.frombuffer(source.encode("utf-32-le"), np.uint32), return_inverse=True)
     V, split = len(characters), int(TRAINED_ON * len(ids))
@@ -165,6 +167,9 @@ def text(length: int = 100, *, path: str | os.PathLike | None = None, dtype: Any
         hint = "A window and the character after it must fit into the last tenth, which is held out."
         short = f"{len(ids)} characters"
         raise ValueError(_checks.message(name, "length", "is too long for the text", f"{T} of {short}", "", hint))
+    if V == 1:
+        got = f"{len(ids)} times {source[0]!r}"
+        raise ValueError(_checks.message(name, "path", "never differs: there is nothing to learn", got, "a text"))
 
     alone = -np.log(frequencies(train, V))[test]
     pairs = frequencies(train[:-1] * V + train[1:], V * V).reshape(V, V)

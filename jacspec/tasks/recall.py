@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array, random
 
 from jacspec import _checks
-from jacspec.tasks._task import Batch, Draw, Task, at_least
+from jacspec.tasks._task import Batch, Draw, Task, at_least, precision
 
 RECALLED = 10
 """Symbols of the copy task."""
@@ -32,7 +32,7 @@ def copy(length: int = 100, *, dtype: Any = jnp.float32) -> Task:
         A task with baseline 10 ln 8 / (T + 20) nats a step; chance 1 - 8^-10.
 
     Raises:
-        TypeError: if `length` is no integer.
+        TypeError: if `length` is no integer, or `dtype` no floating dtype.
         ValueError: if it is too short.
 
     Reference: S. Hochreiter, J. Schmidhuber, Neural Computation 9 (1997) 1735; M. Arjovsky, A. Shah, Y. Bengio,
@@ -43,7 +43,7 @@ def copy(length: int = 100, *, dtype: Any = jnp.float32) -> Task:
         >>> tasks.copy(100)
         Task(copy, T=100: (120, 10) -> 9, cross_entropy, baseline=0.173287, chance=1, success=0.01)
     """
-    T, n = at_least("copy", length, 1, "the marker"), RECALLED
+    T, n, dtype = at_least("copy", length, 1, "the marker"), RECALLED, precision("copy", dtype)
     steps = T + 2 * n
 
     def draw(data: Any, key: Array, count: int) -> Batch:
@@ -73,7 +73,7 @@ def memorization(length: int = 100, *, bits: int = 20, dtype: Any = jnp.float32)
         A task with baseline n ln v / (T + 2 n) nats a step; chance 1 - v^-n.
 
     Raises:
-        TypeError: if `length` is no integer.
+        TypeError: if `length` is no integer, or `dtype` no floating dtype.
         ValueError: if it is too short, or for another number of bits.
 
     Reference: J. Martens, I. Sutskever, ICML 2011; R. Pascanu, T. Mikolov, Y. Bengio, arXiv 1211.5063, and their code.
@@ -85,7 +85,7 @@ def memorization(length: int = 100, *, bits: int = 20, dtype: Any = jnp.float32)
     """
     _checks.one_of("tasks.memorization", "bits", bits, (5, 20))
     T = at_least("memorization", length, 1, "a step between the symbols and the answer")
-    n, values = {20: (10, 5), 5: (5, 2)}[bits]
+    dtype, (n, values) = precision("memorization", dtype), {20: (10, 5), 5: (5, 2)}[bits]
     steps, patterns = T + 2 * n, values**n
 
     def draw(data: Any, key: Array, count: int) -> Batch:
@@ -129,7 +129,7 @@ def delayed_copy(length: int = 300, *, lag: int = 10, dtype: Any = jnp.float32) 
     """
     lag = _checks.integer("tasks.delayed_copy", "lag", lag, 1)
     T = at_least("delayed_copy", length, lag + 1, "one answer after the lag")
-    draw = _bits(T, lag, lambda s: jnp.roll(s, lag, axis=1), dtype)
+    draw = _bits(T, lag, lambda s: jnp.roll(s, lag, axis=1), precision("delayed_copy", dtype))
     name, chance = f"delayed_copy, lag={lag}, T={T}", 1 - 0.5 ** (T - lag)
     return Task(name, T, 1, 1, "logistic", math.log(2), chance, draw)
 
@@ -172,7 +172,12 @@ def delayed_xor(
         raise ValueError(_checks.message(name, "span", "is not twice the lag", f"span={span}, lag={lag}", "", hint))
     near = span // 2
     T = at_least("delayed_xor", length, span + 1, "one answer after the span")
-    draw = _bits(T, span, lambda s: jnp.abs(jnp.roll(s, near, axis=1) - jnp.roll(s, span, axis=1)), dtype)
+    draw = _bits(
+        T,
+        span,
+        lambda s: jnp.abs(jnp.roll(s, near, axis=1) - jnp.roll(s, span, axis=1)),
+        precision("delayed_xor", dtype),
+    )
     name, chance = f"delayed_xor, lag={near}, span={span}, T={T}", 1 - 0.5 ** (T - span)
     return Task(name, T, 1, 1, "logistic", math.log(2), chance, draw)
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array, random
 
 from jacspec import _checks
-from jacspec.tasks._task import Batch, Draw, Task, at_least, at_the_end
+from jacspec.tasks._task import Batch, Draw, Task, at_least, at_the_end, precision
 
 TOLERANCE = 0.04
 """Largest squared error of a sequence that is not wrong (adding, multiplication)."""
@@ -38,7 +38,7 @@ def adding(length: int = 100, *, convention: str = "pascanu", dtype: Any = jnp.f
         A task with baseline Var = 1/24 and chance 0.36, or 1/6 and 0.64.
 
     Raises:
-        TypeError: if `length` is no integer.
+        TypeError: if `length` is no integer, or `dtype` no floating dtype.
         ValueError: if it is too short, or for an unknown convention.
 
     Reference: R. Pascanu, T. Mikolov, Y. Bengio, arXiv 1211.5063, and their code; M. Arjovsky, A. Shah, Y. Bengio,
@@ -53,6 +53,7 @@ def adding(length: int = 100, *, convention: str = "pascanu", dtype: Any = jnp.f
         (20, 54, 2)
     """
     _checks.one_of("tasks.adding", "convention", convention, ("pascanu", "arjovsky"))
+    dtype = precision("adding", dtype)
     if convention == "pascanu":
         return _two_marked("adding, pascanu", length, lambda a, b: (a + b) / 2, 1 / 24, 0.36, dtype)
     length = at_least("adding", length, 2, "a mark in each half")
@@ -82,7 +83,7 @@ def multiplication(length: int = 100, *, dtype: Any = jnp.float32) -> Task:
         A task with baseline Var = 7/144 and chance 0.390.
 
     Raises:
-        TypeError: if `length` is no integer.
+        TypeError: if `length` is no integer, or `dtype` no floating dtype.
         ValueError: if it is too short.
 
     Reference: R. Pascanu, T. Mikolov, Y. Bengio, arXiv 1211.5063, and their code.
@@ -99,7 +100,8 @@ def multiplication(length: int = 100, *, dtype: Any = jnp.float32) -> Task:
 
 
 def _two_marked(name: str, length: int, target: Any, baseline: float, chance: float, dtype: Any) -> Task:
-    L = at_least(name.partition(",")[0], length, 10, "a mark in the first tenth")
+    task = name.partition(",")[0]
+    L, dtype = at_least(task, length, 10, "a mark in the first tenth"), precision(task, dtype)
     T = L + L // 10 - 1  # the longest l
 
     def one(key: Array, l: Array) -> tuple[Array, Array]:
@@ -137,7 +139,7 @@ def temporal_order(length: int = 100, *, symbols: int = 2, dtype: Any = jnp.floa
         A task with baseline ln 4 or ln 8 nats; chance 3/4 or 7/8.
 
     Raises:
-        TypeError: if `length` is no integer.
+        TypeError: if `length` is no integer, or `dtype` no floating dtype.
         ValueError: if it is too short, or for another number of symbols.
 
     Reference: S. Hochreiter, J. Schmidhuber, Neural Computation 9 (1997) 1735; R. Pascanu, T. Mikolov, Y. Bengio,
@@ -149,7 +151,7 @@ def temporal_order(length: int = 100, *, symbols: int = 2, dtype: Any = jnp.floa
         Task(temporal_order, 2 symbols, L=50: (50, 6) -> 4, cross_entropy, baseline=1.38629, chance=0.75, success=0.01)
     """
     _checks.one_of("tasks.temporal_order", "symbols", symbols, (2, 3))
-    L = at_least("temporal_order", length, 10, "one step in each slot")
+    L, dtype = at_least("temporal_order", length, 10, "one step in each slot"), precision("temporal_order", dtype)
     starts = jnp.array({2: (L // 10, 5 * L // 10), 3: (L // 10, 3 * L // 10, 6 * L // 10)}[symbols])
     classes = 2**symbols
 
@@ -178,7 +180,7 @@ def permutation(length: int = 100, *, dtype: Any = jnp.float32) -> Task:
         A task with baseline ln 2 nats (the pair is known, the symbol is not) and chance 1/2.
 
     Raises:
-        TypeError: if `length` is no integer.
+        TypeError: if `length` is no integer, or `dtype` no floating dtype.
         ValueError: if it is too short.
 
     Reference: S. Hochreiter, J. Schmidhuber, Neural Computation 9 (1997) 1735; R. Pascanu, T. Mikolov, Y. Bengio,
@@ -189,7 +191,7 @@ def permutation(length: int = 100, *, dtype: Any = jnp.float32) -> Task:
         >>> tasks.permutation(30)
         Task(permutation, L=30: (30, 100) -> 100, cross_entropy, baseline=0.693147, chance=0.5, success=0.01)
     """
-    L = at_least("permutation", length, 2, "the symbol and one distractor")
+    L, dtype = at_least("permutation", length, 2, "the symbol and one distractor"), precision("permutation", dtype)
 
     def one(key: Array) -> tuple[Array, Array]:
         sequence = random.randint(key, (L,), 2, 100)

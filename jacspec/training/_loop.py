@@ -17,8 +17,8 @@ from jax import Array, lax
 
 from jacspec._links import floating
 from jacspec._pytree import pytree
-from jacspec.remedies.clipping import units_and_norm
 from jacspec.remedies.guard import RejectState, all_finite, reject_nonfinite
+from jacspec.remedies.norm import parts_and_norm
 from jacspec.remedies.report import ClipReport
 from jacspec.tasks import Batch, Task
 from jacspec.training import reading
@@ -153,7 +153,7 @@ class Program:
             jnp.where(exploded, EXPLODED, state.status),
             choose(jnp.isfinite(loss) & ~exploded, jnp.roll(state.recent, 1).at[0].set(loss), state.recent),
         )
-        _, norm = units_and_norm(jax.tree.leaves(g))
+        _, norm = parts_and_norm(jax.tree.leaves(g))
         clipped = [r.clipped for r in _reports(optimizer)]
         return after, {
             "updates": jnp.ones((), loss.dtype),
