@@ -261,7 +261,7 @@ def _turned_if(bent: Array, *numbers: Array) -> tuple[Array, ...]:
 def _turned_if_jvp(primals, tangents):
     (bent, *numbers), (_, *moves) = primals, tangents
     state, tangent = _graded(numbers), Graded(moves[0], lg.Logs(*moves[1:3]), *moves[3:])
-    eye = lambda numbers: (jnp.eye(state.U.shape[0], dtype=state.U.dtype),) * 2
+    eye = lambda _: (jnp.eye(state.U.shape[0], dtype=state.U.dtype),) * 2
     W, S = when(bent != 0, lambda numbers: _turned(_graded(numbers))[1:], eye, lax.stop_gradient(tuple(numbers)))
     dlogs = jnp.where((bent != 0) & jnp.isfinite(state.logs.hi), tangent.logs.hi + tangent.logs.lo, 0)
     dU = matmul(S, tangent.U + dlogs[:, None] * state.U)
