@@ -222,4 +222,4 @@ def _chance(shape: tuple[int, ...], dtype: Any, t: Array | int, seed: int) -> Ar
 
     place = lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)
     bits = mixed(place + mixed(jnp.asarray(t).astype(jnp.uint32) + mixed(jnp.asarray(seed).astype(jnp.uint32))))
-    return (lax.bitcast_convert_type(bits, jnp.int32).astype(dtype) + 0.5) / 2**31
+    return (lax.bitcast_convert_type(bits, jnp.int32).astype(dtype) + 0.5) / 2.0**31
