@@ -197,6 +197,7 @@ def _nudged(J: Any, most: int, t: Array, seed: int) -> Any:
         dtype = jnp.result_type(leaf)
         if not jnp.issubdtype(dtype, jnp.floating) or jnp.size(leaf) > most:
             return leaf
+        dtype = jnp.promote_types(dtype, jnp.float32)
         return leaf * _nudge(jnp.shape(leaf), dtype, t, seed + (place + 1) * (COPIES + 1))
 
     return jax.tree.unflatten(structure, [nudged(leaf, place) for place, leaf in enumerate(leaves)])

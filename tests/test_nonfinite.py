@@ -110,7 +110,7 @@ def test_vectors_and_gradients_of_the_sick_element_are_nan(question):
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(clean), strict=True):
         np.testing.assert_array_equal(a[~SICK], b[~SICK])
         assert np.isfinite(a[~SICK]).all()
-        assert np.isnan(a[SICK]).all()
+        assert (not a[SICK].any()) if a.dtype == bool else np.isnan(a[SICK]).all()  # nothing is resolved
 
 
 def test_given_matrices_and_factors():

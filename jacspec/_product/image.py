@@ -126,7 +126,10 @@ def near_one(act: Callable[[Array], Array], V: Array, guide: Array) -> tuple[Arr
     exponent = jnp.where(size == 0, -most, jnp.clip(jnp.round(jnp.log2(jnp.where(size > 0, size, 1))), -most, most))
     near = (size >= 1 / NEAR_ONE) & (size <= NEAR_ONE)
     exponent = jnp.where(near, 0, exponent)
-    return act(V * jnp.exp2(-exponent)), exponent
+    # before only where it would be lost after: the tangent of V may be as large as the reciprocal of J
+    lost = (size < 2.0 ** (jnp.finfo(V.dtype).minexp + 4)) | (size == jnp.inf)
+    before = jnp.where(lost, exponent, 0)
+    return act(V * jnp.exp2(-before)) * jnp.exp2(before - exponent), exponent
 
 
 def _patterned(live: Array, dtype: Any) -> Array:
