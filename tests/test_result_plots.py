@@ -21,7 +21,7 @@ def ax():
 def spectrum(values, resolved=True, error=NAN, horizons=3):
     values = jnp.asarray(values)
     resolved, error = (jnp.broadcast_to(jnp.asarray(a), values.shape) for a in (resolved, error))
-    flags = jnp.asarray(True), jnp.asarray(-1)
+    flags = jnp.asarray(True), jnp.asarray(-1), jnp.asarray(True)
     return js.Spectrum(values, jnp.asarray(horizons), resolved, jnp.zeros(values.shape), error, *flags)
 
 
