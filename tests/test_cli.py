@@ -31,7 +31,8 @@ def trained(monkeypatch):
     return plans
 
 
-def test_a_comparison_from_words(trained, tmp_path, capsys):
+def test_a_comparison_from_words(trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")  # at 80 a long remedy is folded
     words = "compare --task temporal_order --length 50 --remedy none --remedy clip=norm:1 --seeds 3 --width 7"
     words += " --remedy lstm,clip=value:-1:0.5 --updates 30 --batch 4 --learning-rate 0.2 --optimizer adam"
     assert main([*words.split(), "--out", str(tmp_path)]) == 0
