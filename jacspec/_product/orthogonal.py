@@ -15,7 +15,7 @@ from jacspec.operators import matmul, norms, smallest_factor
 NOISE = 4.0
 """Entries of R below NOISE times their rounding are taken as noise."""
 
-PROBES = 4
+PROBES = 8
 """Random rows by which the growth of rounding in R is measured."""
 
 STOPPED = 1024.0
