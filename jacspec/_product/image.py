@@ -67,6 +67,9 @@ def image(J: Any, Q: Array, live: Array, witness: Array, along: Array | None = N
         live: (k,), False for columns that stand for an exact zero.
         witness: w, (n, 1), a random vector (`guide`) from which the size of J is read.
         along: Q h by another route, if Q itself is the image of an earlier basis; else `combined` (Q).
+
+    Returns:
+        The `Image`, and 2^-shift J w, (m, 1). Only A has a derivative.
     """
     dtype, k = Q.dtype, Q.shape[1]
     info = jnp.finfo(dtype)

@@ -139,6 +139,7 @@ class _Factored(NamedTuple):
 
 
 def _factored(step: Image, logs: lg.Logs) -> _Factored:
+    """A diag(e^l) of a step A (m, n) and n logs, columns and rows sorted, without the entries that are noise."""
     size = lax.stop_gradient(jnp.abs(step.A))
     columns = jnp.max(size, axis=0, initial=0)
     weight = jnp.where(columns > 0, logs.hi + jnp.log(jnp.where(columns > 0, columns, 1)), -jnp.inf)
@@ -237,6 +238,7 @@ def _size(combinations: Array) -> Array:
 
 
 def _random(k: int, dtype) -> Array:
+    """The combinations (COMBINATIONS, k) of rows that are orthonormal."""
     return jnp.asarray(np.random.default_rng(k).standard_normal((COMBINATIONS, k)), dtype)
 
 
@@ -277,7 +279,10 @@ def _graded(numbers: Sequence[Array]) -> Graded:
 
 
 def _numbers(state: Graded) -> tuple[Array, ...]:
-    """Flags and counts as numbers, too: a primitive has a tangent for every argument."""
+    """The leaves, flags and counts as numbers, too: a primitive has a tangent for every argument.
+
+    In float32 an index of a step is exact up to 2^24.
+    """
     return tuple(leaf.astype(state.U.dtype) for leaf in jax.tree.leaves(state))
 
 
