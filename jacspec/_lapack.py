@@ -37,7 +37,7 @@ def _dense(A: Array, b: Array) -> Array:
 @factorization
 def from_right(R: Array, B: Array) -> Array:
     """X with X R = B for R upper triangular."""
-    return lax.linalg.triangular_solve(R, B, left_side=False, lower=False)
+    return lax.linalg.triangular_solve(R.T, B.T, left_side=True, lower=True).T  # R by rows is R^T by columns: no copy
 
 
 @factorization

@@ -13,7 +13,7 @@ from jax import Array
 
 from jacspec._links import Listed
 from jacspec._product import recursion
-from jacspec._product.image import given, guide, image, live_rows, near_one
+from jacspec._product.image import Zeros, given, guide, image, live_rows, near_one
 from jacspec._pytree import pytree
 from jacspec.chain import JacobianChain, rescale
 from jacspec.operators import in_turn, norms, pieces, row_norms
@@ -119,11 +119,12 @@ def _backward_step(carry: Any, J: StepJacobian, t: Array) -> Any:
         log = log + exponent * math.log(2)
     m, dtype = B.A.shape[0], B.A.dtype
     scale = _row_scale(J, vector.shape[0], dtype)
-    rows = B.rows & (scale > 0)
-    B = B._replace(A=scale[:, None] * B.A, noise=scale * B.noise, rows=rows, rank=jnp.minimum(B.rank, jnp.sum(rows)))
+    rows = B.zeros.rows & (scale > 0)
+    zeros = Zeros(rows, jnp.minimum(B.zeros.rank, jnp.sum(rows)))
+    B = B._replace(A=scale[:, None] * B.A, noise=scale * B.noise, zeros=zeros)
     graded = recursion.extend(graded, B, t)
     B, _ = image(_Regrouped(J, scale), graded.Q, jnp.isfinite(graded.logs.hi), guide(m, dtype))
-    return graded, B, _seen(vector, log)
+    return graded, B._replace(zeros=B.zeros.counted()), _seen(vector, log)
 
 
 def _row_scale(J: StepJacobian, n: int, dtype: Any) -> Array:

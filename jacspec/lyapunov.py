@@ -172,9 +172,10 @@ def _exponents(chain: JacobianChain, k: int, qr_every: int, transient: int) -> L
         order = inverse(moved)
         doubtful, uncertain, place = doubtful[order], uncertain[order], moved[place]
         Q, R = row_sorted_qr(permuted(step.A, order, axis=1), lax.stop_gradient(norms(step.A)))
-        alive = jnp.arange(k) < step.rank  # the rest are dead by structure, whatever QR makes of them
         level, growth = rounding(Q, R, step.noise)
         diagonal, noise = jnp.abs(jnp.diagonal(R)), level * growth
+        # zeros of the steps leave the rest dead, whatever QR makes of them
+        alive = jnp.arange(k) < step.zeros.rank_if(jnp.any(diagonal <= NOISE * noise))
         diagonal = jnp.where(diagonal > 0, diagonal, level)  # what cancels to zero is noise
         grown = jnp.where(alive, jnp.log(jnp.where(alive, diagonal, 1)) + log, -jnp.inf)
         share = lax.stop_gradient(jnp.minimum(noise / diagonal, 1))

@@ -32,24 +32,62 @@ class Image(NamedTuple):
         A: (m, k).
         shift: a power of two, which keeps the entries of A near one where those of J are near the end of their range.
         noise: (m,), size of the rounding errors in the entries of each row of A.
-        rows: (m,), False for the rows that are zero because of zeros of J and Q.
-        rank: a bound on the rank of A from zeros of J and Q alone.
         combined: (m, PROBES), 2^-shift J (Q h): but for rounding A h.
+        zeros: what zeros of J and Q alone make zero.
     """
 
     A: Array
     shift: Array
     noise: Array
+    combined: Array
+    zeros: "Zeros | Uncounted"
+
+
+class Zeros(NamedTuple):
+    """Which rows of a product are not zero by the zeros of its factors, (m,), and a bound on its rank."""
+
     rows: Array
     rank: Array
-    combined: Array
+
+    def counted(self) -> "Zeros":
+        """Itself."""
+        return self
+
+    def rank_if(self, asked: Array) -> Array:
+        """The bound."""
+        del asked
+        return self.rank
+
+
+class Uncounted(NamedTuple):
+    """J Q before its zeros are followed from factor to factor, which costs four passes and is seldom asked."""
+
+    J: Any
+    Q: Array
+    live: Array
+
+    def counted(self) -> Zeros:
+        """The zeros of J Q; columns of Q that are not `live` (k,) are zero."""
+        J, Q, live = lax.stop_gradient(tuple(self))
+        n, dtype = Q.shape[0], Q.dtype
+        factors = pieces(J)
+        rows, ranks = _pattern([factor.push for factor in factors], jnp.any(jnp.where(live, Q, 0) != 0, axis=1), dtype)
+        back, more = _pattern([factor.pull for factor in reversed(factors)], jnp.ones(rows.shape[0], bool), dtype)
+        onto = matmul(_patterned(back, dtype)[:, :1].T, Q)[0]
+        ranks = [*ranks, *more, jnp.sum(live & (onto != 0)), jnp.asarray(n)]
+        return Zeros(rows, jnp.min(jnp.stack(ranks)))
+
+    def rank_if(self, asked: Array) -> Array:
+        """The bound on the rank if it is `asked` for, else the width of Q."""
+        return lax.cond(asked, lambda: self.counted().rank, lambda: jnp.asarray(self.Q.shape[1]))
 
 
 def given(A: Array) -> Image:
     """A matrix as it stands: rounded once, its zeros exact."""
     rows, columns = jnp.any(A != 0, axis=1), jnp.any(A != 0, axis=0)
     noise = lax.stop_gradient(jnp.finfo(A.dtype).eps * norms(A))
-    return Image(A, jnp.zeros((), A.dtype), noise, rows, jnp.minimum(jnp.sum(rows), jnp.sum(columns)), combined(A))
+    zeros = Zeros(rows, jnp.minimum(jnp.sum(rows), jnp.sum(columns)))
+    return Image(A, jnp.zeros((), A.dtype), noise, combined(A), zeros)
 
 
 def combined(Q: Array) -> Array:
@@ -77,25 +115,21 @@ def image(J: Any, Q: Array, live: Array, witness: Array, along: Array | None = N
     along = combined(Q) if along is None else along
     A, shift, thin = Q, jnp.zeros((), dtype), jnp.concatenate([witness, along], axis=1)
     factors = in_turn(J)
-    rows, ranks = jnp.any(jnp.where(live, lax.stop_gradient(Q), 0) != 0, axis=1), [jnp.sum(live)]
+    rows = jnp.any(jnp.where(live, lax.stop_gradient(Q), 0) != 0, axis=1)
     for i, factor in enumerate(factors):
         A, exponent = near_one(factor.push, A, thin[:, :1])
         thin, shift = factor.push(thin * jnp.exp2(-exponent)), shift + exponent
-        rows, counts = _pattern([piece.push for piece in pieces(factor)], rows, dtype)
-        ranks += counts
         if i + 1 < len(factors):  # what underflows here, another factor may magnify
+            rows, _ = _pattern([piece.push for piece in pieces(factor)], rows, dtype)
             least = info.tiny / info.eps * np.random.default_rng(i).choice([-1, 1], thin.shape)
             thin = thin + jnp.where(rows[:, None], jnp.asarray(least, dtype), 0)
-    back, more = _pattern([factor.pull for factor in reversed(pieces(J))], jnp.ones(A.shape[0], bool), dtype)
-    onto = matmul(_patterned(back, dtype)[:, :1].T, lax.stop_gradient(Q))[0]
-    rank = jnp.min(jnp.stack([*ranks, *more, jnp.sum(live & (onto != 0))]))
 
     noise = jnp.maximum(info.eps * norms(A), norms(thin[:, 1:] - combined(A)) / math.sqrt(PROBES * k))
     if k < Q.shape[0] and hasattr(J, "row_norms"):  # a few columns do not show the size of a row
         longest = jnp.max(norms(Q, axis=0), initial=0)
         noise = jnp.maximum(noise, info.eps * longest * J.row_norms() * jnp.exp2(-shift))
-    found = lax.stop_gradient(Image(A, shift, noise, rows, rank, thin[:, 1:]))
-    return found._replace(A=A), lax.stop_gradient(thin[:, :1])
+    shift, noise, thin = lax.stop_gradient((shift, noise, thin))
+    return Image(A, shift, noise, thin[:, 1:], Uncounted(J, Q, live)), thin[:, :1]
 
 
 def _pattern(maps: Sequence[Callable], live: Array, dtype: Any) -> tuple[Array, list[Array]]:

@@ -41,7 +41,7 @@ from jacspec import _lapack
 from jacspec._primitives import Primitive
 from jacspec._product import logs as lg
 from jacspec._product.branch import when
-from jacspec._product.image import Image, given
+from jacspec._product.image import Image, Uncounted, Zeros, given
 from jacspec._product.orthogonal import NOISE, descending, inverse, permuted, qr, rounding, row_sorted_qr, stopped
 from jacspec.operators import matmul, units
 
@@ -151,7 +151,7 @@ def _factored(step: Image, logs: lg.Logs) -> _Factored:
     A = jnp.where(jnp.isfinite(logs.hi), permuted(step.A, order, axis=1), 0)
     Q, R = row_sorted_qr(A, contribution)
     level, growth = rounding(Q, R, step.noise)
-    R, first, hidden, doubtful, zero = _without_noise(R, logs.hi, level, growth, columns[order], step.rank)
+    R, first, hidden, doubtful, zero = _without_noise(R, logs.hi, level, growth, columns[order], step.zeros)
     own = jnp.arange(R.shape[0])
     entry = lax.stop_gradient(R[own, first])
     doubtful |= stopped(entry, step.shift)
@@ -161,13 +161,13 @@ def _factored(step: Image, logs: lg.Logs) -> _Factored:
 
 
 def _without_noise(
-    R: Array, logs: Array, level: Array, growth: Array, columns: Array, rank: Array
+    R: Array, logs: Array, level: Array, growth: Array, columns: Array, zeros: Zeros | Uncounted
 ) -> tuple[Array, ...]:
     """R with its noise set to zero, the first column left of each row, and its noise.
 
     A row is noise, too, where what its own column may hide outweighs the first entry left, v_i e^(l_i) > abs(R_ij) e^(l_j),
-    with v_i = level_i growth_i. No more than `rank` rows can be other than zero: the last ones with nothing left are exact
-    zeros.
+    with v_i = level_i growth_i. No more rows than the bound on the rank can be other than zero: the last ones with nothing left
+    are exact zeros.
 
     Returns:
         R; the first column of each row; the noise of that entry; which rows are noise; which are exact zeros.
@@ -179,7 +179,7 @@ def _without_noise(
     present = size > NOISE * noise
     first = jnp.min(jnp.where(present, index, n), axis=1)
     void = first == n
-    zero = void & (jnp.cumsum(void[::-1])[::-1] <= k - rank)
+    zero = void & (jnp.cumsum(void[::-1])[::-1] <= k - zeros.rank_if(jnp.any(void)))
     first = jnp.where(void, own, first)
     apart = jnp.exp(jnp.where(first > own, jnp.clip(logs[own] - logs[first], 0, lg.most(R.dtype)), 0))
     hidden = jnp.maximum(noise[own, own] * apart, noise[own, first])
@@ -196,11 +196,11 @@ def _extended(state: Graded, step: Image) -> tuple[Graded, Array]:
     """J P before it is turned, and whether a row has lost its own column."""
     new = _factored(step, state.logs)
     U, logs, length = _unit_rows(matmul(new.N, permuted(state.U, new.order)), new.logs)
-    N = lax.stop_gradient(new.N) / jnp.where(length > 0, length, 1)[:, None]
-    combinations = _combinations(permuted(state.combinations, new.order, axis=1), N)
+    N, length = lax.stop_gradient((new.N, jnp.where(length > 0, length, 1)))
+    combinations = _combinations(permuted(state.combinations, new.order, axis=1), N) * length
     history = jnp.where(state.doubtful, 1, state.rounding)[new.order]
     graded = Graded(new.Q, logs, U, new.uncertain**2, new.doubtful, state.bad, combinations, state.settled)
-    return _marked(graded, N**2, history), new.broken
+    return _marked(graded, (N / length[:, None]) ** 2, history), new.broken
 
 
 def _marked(new: Graded, share: Array, history: Array) -> Graded:
