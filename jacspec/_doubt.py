@@ -18,12 +18,12 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 
 from jacspec import _checks
 from jacspec._product import logs as lg
-from jacspec._product.orthogonal import STOPPED
+from jacspec._product.image import NEAR_ONE
+from jacspec._slopes import SMALL, STOPPED, may_be_stopped, shows_slopes, told_apart, with_parts
 from jacspec.chain import rescale
 from jacspec.operators import in_turn, smallest_factor
 from jacspec.typing import StepJacobian
@@ -38,8 +38,8 @@ DISTANCE = {4: 5e-3, 8: 1e-7}
 """Relative distance of a copy from which on a norm is not resolved, by the bytes of a number: a tenth of it is usual after
 5000 steps in float32."""
 
-SMALL = 8
-"""Parts of a step Jacobian of at most so many numbers a unit of the state are changed, too."""
+LOG_TWO = {4: (0.693359375, -2.12194440e-4), 8: (6.93147180369123816490e-01, 1.90821492927058770002e-10)}
+"""ln 2 in two parts, by the bytes of a number: an exponent times the first is exact, so that a long sum does not drift."""
 
 
 class Gradient(NamedTuple):
@@ -74,17 +74,18 @@ def pulled(gradient: Gradient, J: StepJacobian, t: Array) -> Gradient:
         most = SMALL * gradient.support.shape[0]
         operators = [factor, *(_nudged(factor, most, seed, i) for i in range(1, 1 + COPIES))]
         maps: list[Map] = [lambda u, J=J: [J.pull(u[:, None])[:, 0]] for J in operators]
-        (gradient,) = through(gradient, maps, seed)
+        (gradient,) = through(gradient, maps, seed, told_apart=told_apart(factor))
     return gradient
 
 
-def through(gradient: Gradient, maps: Sequence[Map], t: Array) -> list[Gradient]:
+def through(gradient: Gradient, maps: Sequence[Map], t: Array, *, told_apart: bool = True) -> list[Gradient]:
     """What a linear map makes of a gradient.
 
     Args:
         gradient: of n numbers.
         maps: the map for the gradient and for each copy; they may differ by rounding.
         t: a number from which all that is random is drawn.
+        told_apart: whether numbers of the maps that may have been stopped short of zero are changed already.
 
     Returns:
         A gradient for every vector that the map returns.
@@ -94,8 +95,20 @@ def through(gradient: Gradient, maps: Sequence[Map], t: Array) -> list[Gradient]
     halvings = n.bit_length() + 2  # no sum of n terms overflows
     shrink, least = 0.5**halvings, 0.5**halvings * smallest_factor(dtype)
     nudges = [_nudge((n,), dtype, t, i) for i in range(1, 1 + COPIES)]
-    found = maps[0](shrink * unit)
-    copies = [f(shrink * u * x) for f, u, x in zip(maps[1:], others, nudges, strict=True)]
+
+    def images(scale: Array | float) -> tuple[list[Array], list[list[Array]]]:
+        copies = [f(scale * (u * x)) for f, u, x in zip(maps[1:], others, nudges, strict=True)]
+        return maps[0](scale * unit), copies
+
+    found, copies = images(shrink)
+    size = jnp.max(jnp.stack([jnp.max(jnp.abs(v)) for v in lax.stop_gradient(found)]))
+    low = size < 1 / NEAR_ONE
+    lift = jnp.where(low, jnp.clip(jnp.floor(-jnp.log2(size)), 0, jnp.finfo(dtype).maxexp - 30.0), 0)
+    right, copies = lax.stop_gradient(_cond(low, lambda: images(shrink * jnp.exp2(lift)), lambda: (found, copies)))
+    # terms of a small product underflow; its tangent, with that of a unit vector, does not
+    raised = [v * jnp.exp2(lift) for v in found]
+    found = [jnp.where(low, v + lax.stop_gradient(r - v), v) for v, r in zip(raised, right, strict=True)]
+    stopped = jnp.where(told_apart, 0, STOPPED * least * jnp.exp2(lift))
 
     def with_small(found: list[Array], copies: list[list[Array]]) -> tuple[list[Array], list[list[Array]]]:
         large = jnp.where(support, float(jnp.finfo(dtype).max) ** 0.9, 0)
@@ -106,18 +119,18 @@ def through(gradient: Gradient, maps: Sequence[Map], t: Array) -> list[Gradient]
     def small(copy: Array, reached: Array, i: int) -> Array:
         """What was stopped short of zero lies anywhere between it and zero; what was lost, anywhere below `least`."""
         chance = jnp.abs(_chance(copy.shape, dtype, t, -1 - i))
-        copy = jnp.where(jnp.abs(copy) <= STOPPED * least, chance * copy, copy)
+        copy = jnp.where(jnp.abs(copy) <= stopped, chance * copy, copy)
         return jnp.where((copy == 0) & reached, least * chance, copy)
 
     fixed, copies = lax.stop_gradient((found, copies))
     lowest = jnp.stack([jnp.min(jnp.abs(v)) for v in jax.tree.leaves((fixed, copies))])
     as_they_are = lambda found, copies: ([jnp.ones(v.shape, bool) for v in found], copies)
-    supports, copies = _cond(jnp.any(lowest <= STOPPED * least), with_small, as_they_are, fixed, copies)
+    supports, copies = _cond(jnp.any(lowest <= jnp.maximum(stopped, least)), with_small, as_they_are, fixed, copies)
     columns = zip(found, *copies, strict=True)
     # a log is rounded, too, to its own size, and in all copies alike
     wobble = jnp.asarray([_nudge((), dtype, t, -COPIES - i) - 1 for i in range(1, 1 + COPIES)])
     wobble = jnp.concatenate([jnp.zeros(1, dtype), wobble * (1 + halvings * math.log(2))])
-    out = [_rescaled(c, logs, s, halvings) for c, s in zip(columns, supports, strict=True)]
+    out = [_rescaled(c, logs, s, halvings - lift) for c, s in zip(columns, supports, strict=True)]
     return [g._replace(logs=lg.add(g.logs, wobble, g.logs.hi != -jnp.inf)) for g in out]
 
 
@@ -163,21 +176,15 @@ def _log_distances(gradient: Gradient) -> Array:
     return jnp.stack(gaps) + top
 
 
-def _rescaled(vectors: Sequence[Array], logs: lg.Logs, support: Array, halvings: int = 0) -> Gradient:
+def _rescaled(vectors: Sequence[Array], logs: lg.Logs, support: Array, halvings: Array | int = 0) -> Gradient:
     """2^halvings e^logs times the vectors, rescaled; logs of -inf are for those that are zero."""
     units, grown = zip(*(rescale(v[:, None]) for v in vectors), strict=True)
     grown = jnp.concatenate(grown)
     live = (logs.hi != -jnp.inf) & (grown != -jnp.inf)
     logs = lg.add(logs, jnp.where(live, grown, 0), live)
-    for part in _parts_of_log_two(halvings, grown.dtype):
-        logs = lg.add(logs, part, live)
+    for part in LOG_TWO[grown.dtype.itemsize]:
+        logs = lg.add(logs, jnp.asarray(halvings * part, grown.dtype), live)
     return Gradient(tuple(u[:, 0] for u in units), logs, support)
-
-
-def _parts_of_log_two(factor: int, dtype: Any) -> tuple[Array, Array]:
-    """factor ln 2 as a number of the dtype and what that leaves, so that a sum over many steps does not drift."""
-    whole = np.asarray(factor * math.log(2), dtype)
-    return jnp.asarray(whole), jnp.asarray(factor * math.log(2) - float(whole), dtype)
 
 
 def _cond(predicate: Array, true: Callable, false: Callable, *args: Any) -> Any:
@@ -188,19 +195,17 @@ def _cond(predicate: Array, true: Callable, false: Callable, *args: Any) -> Any:
 
 
 def _nudged(J: Any, most: int, t: Array, seed: int) -> Any:
-    """J with all its parts of at most `most` numbers changed by a few roundings; as it is where they are not known."""
-    if not hasattr(J, "row_norms"):
-        return J
-    leaves, structure = jax.tree.flatten(J)
+    """J with its small parts changed by a few roundings, and slopes that may have been stopped by up to their size."""
 
-    def nudged(leaf: Any, place: int) -> Any:
-        dtype = jnp.result_type(leaf)
-        if not jnp.issubdtype(dtype, jnp.floating) or jnp.size(leaf) > most:
-            return leaf
-        dtype = jnp.promote_types(dtype, jnp.float32)
-        return leaf * _nudge(jnp.shape(leaf), dtype, t, seed + (place + 1) * (COPIES + 1))
+    def nudged(part: Array, place: int) -> Array:
+        dtype, own = jnp.promote_types(part.dtype, jnp.float32), seed + (place + 1) * (COPIES + 1)
+        part = part.astype(dtype)
+        if not shows_slopes(J):
+            return part * _nudge(part.shape, dtype, t, own)
+        chance = jnp.abs(_chance(part.shape, dtype, t, own))
+        return jnp.where(may_be_stopped(part), chance * part, part * _nudge(part.shape, dtype, t, own))
 
-    return jax.tree.unflatten(structure, [nudged(leaf, place) for place, leaf in enumerate(leaves)])
+    return with_parts(J, most, nudged)
 
 
 def _nudge(shape: tuple[int, ...], dtype: Any, t: Array | int, seed: int) -> Array:

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from jacspec import _checks, _precision
 from jacspec._links import Listed, Shared, Stored, of_operators
-from jacspec.operators import Matrix
+from jacspec._slopes import has_normal_rows
+from jacspec.operators import Given
 
 
 def matrices(name: str, Js: Any, check: bool) -> Stored | Listed:
@@ -37,12 +38,13 @@ def matrices(name: str, Js: Any, check: bool) -> Stored | Listed:
     (Js,) = _precision.widened(name, jacobians=Js)
     if check:
         _checks.finite(name, "jacobians", Js)
+        _checks.warn_if_flushed(name, "jacobians", Js)
     if isinstance(Js, list) or Js.shape[1] != Js.shape[2]:
         widths = (Js[0].shape[1], *(J.shape[0] for J in Js))
         sound = jnp.stack([jnp.isfinite(J).all() for J in Js])
-        return of_operators([Matrix(J) for J in Js], None, sound, widths)
+        return of_operators([Given(J, has_normal_rows(J)) for J in Js], None, sound, widths)
     sound = jnp.isfinite(Js).all(axis=(1, 2))
-    return Stored(Matrix(Js), None, sound, Js.shape[0], Js.shape[:0:-1])
+    return Stored(Given(Js, has_normal_rows(Js)), None, sound, Js.shape[0], Js.shape[:0:-1])
 
 
 def factors(name: str, d: Any, W: Any, check: bool) -> Shared:
@@ -58,4 +60,6 @@ def factors(name: str, d: Any, W: Any, check: bool) -> Shared:
     if check:
         _checks.finite(name, "d", d)
         _checks.finite(name, "W", W)
+        _checks.warn_if_flushed(name, "d", d[..., None])
+        _checks.warn_if_flushed(name, "W", W)
     return Shared(d, W, jnp.isfinite(d).all(axis=1) & jnp.isfinite(W).all())

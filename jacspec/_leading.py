@@ -124,7 +124,7 @@ _pull_jitted = jax.jit(_pull)
 @jax.jit
 def _pull_step(Q: Array, J: StepJacobian) -> Array:
     for factor in reversed(in_turn(J)):
-        Q, _ = near_one(factor.pull, Q, guide(Q.shape[0], Q.dtype))
+        Q, _ = near_one(factor, "pull", Q, guide(Q.shape[0], Q.dtype))
     return qr(Q)[0]
 
 

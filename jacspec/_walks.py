@@ -5,6 +5,7 @@ Both carry a graded product, and beside it a witness: a random vector pushed (or
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ from jacspec._links import Listed
 from jacspec._product import recursion
 from jacspec._product.image import Zeros, given, guide, image, live_rows, near_one
 from jacspec._pytree import pytree
+from jacspec._slopes import shows_slopes, told_apart, with_parts
 from jacspec.chain import JacobianChain, rescale
 from jacspec.operators import in_turn, norms, pieces, row_norms
 from jacspec.typing import StepJacobian
@@ -83,6 +85,20 @@ class _Regrouped:
         first, *others = reversed(factors)
         return _Regrouped(first, self.scale), *(_Regrouped(J, None) for J in others)
 
+    @property
+    def shows_slopes(self) -> bool:
+        """Whether J does."""
+        return shows_slopes(self.J)
+
+    @property
+    def told_apart(self) -> bool:
+        """Whether the numbers of J are."""
+        return told_apart(self.J)
+
+    def with_parts(self, most: int, change: Callable[[Array, int], Array]) -> "_Regrouped":
+        """The same with parts of J changed."""
+        return _Regrouped(with_parts(self.J, most, change), self.scale)
+
     def _divided(self, V: Array) -> Array:
         if self.scale is None:
             return V
@@ -115,13 +131,13 @@ def backward(chain: JacobianChain, horizons: tuple[int, ...]) -> Any:
 def _backward_step(carry: Any, J: StepJacobian, t: Array) -> Any:
     graded, B, (vector, log) = carry
     for factor in reversed(in_turn(J)):
-        vector, exponent = near_one(factor.pull, vector, vector)
+        vector, exponent = near_one(factor, "pull", vector, vector)
         log = log + exponent * math.log(2)
     m, dtype = B.A.shape[0], B.A.dtype
     scale = _row_scale(J, vector.shape[0], dtype)
     rows = B.zeros.rows & (scale > 0)
     zeros = Zeros(rows, jnp.minimum(B.zeros.rank, jnp.sum(rows)))
-    B = B._replace(A=scale[:, None] * B.A, noise=scale * B.noise, zeros=zeros)
+    B = B._replace(A=scale[:, None] * B.A, noise=scale * B.noise, stopped=scale * B.stopped, zeros=zeros)
     graded = recursion.extend(graded, B, t)
     B, _ = image(_Regrouped(J, scale), graded.Q, jnp.isfinite(graded.logs.hi), guide(m, dtype))
     return graded, B._replace(zeros=B.zeros.counted()), _seen(vector, log)

@@ -163,6 +163,9 @@ class JacobianChain:
             TypeError: for arrays that are not floating.
             ValueError: for shapes that do not follow on one another, or NaN or Inf.
 
+        Warns:
+            UserWarning: where numbers below the smallest normal one, which count as zeros, decide a row.
+
         Example:
             >>> import jax.numpy as jnp, jacspec as js
             >>> js.JacobianChain.from_matrices(2.0 * jnp.ones((3, 1, 1))).push(jnp.ones(1))[1].round(3).item()

@@ -20,7 +20,7 @@ from jacspec import _checks, _overlays, _report
 from jacspec._links import Listed
 from jacspec._long_run import standard_error
 from jacspec._product.image import combined, guide, image
-from jacspec._product.orthogonal import NOISE, inverse, permuted, rounding, row_sorted_qr, stopped
+from jacspec._product.orthogonal import NOISE, inverse, made_of, permuted, rounding, row_sorted_qr
 from jacspec._pytree import pytree, shapes
 from jacspec.chain import JacobianChain
 from jacspec.operators import norms
@@ -179,7 +179,7 @@ def _exponents(chain: JacobianChain, k: int, qr_every: int, transient: int) -> L
         diagonal = jnp.where(diagonal > 0, diagonal, level)  # what cancels to zero is noise
         grown = jnp.where(alive, jnp.log(jnp.where(alive, diagonal, 1)) + log, -jnp.inf)
         share = lax.stop_gradient(jnp.minimum(noise / diagonal, 1))
-        doubtful = doubtful | (alive & ((NOISE * share >= 1) | stopped(diagonal, step.shift)))
+        doubtful = doubtful | (alive & ((NOISE * share >= 1) | (diagonal <= made_of(Q, step.stopped))))
         return jnp.where(alive, Q, 0), (doubtful, uncertain + jnp.where(alive, share, 0), place), grown[place]
 
     @jax.checkpoint

@@ -103,9 +103,14 @@ def pieces(J: StepJacobian) -> tuple[StepJacobian, ...]:
 
 @pytree
 class Matrix:
-    """J given as an array of shape (m, n)."""
+    """J as an array of shape (m, n)."""
 
     matrix: Array
+
+    @property
+    def shows_slopes(self) -> bool:
+        """An entry does not say which slopes it is made of."""
+        return False
 
     def push(self, V: Array) -> Array:
         """J V."""
@@ -127,6 +132,17 @@ class Matrix:
     def factors(self) -> dict[str, Array]:
         """The matrix itself: nothing is known of what it is made of."""
         return {"matrix": self.matrix}
+
+
+@pytree
+class Given(Matrix):
+    """A matrix that was given: its entries are what they are.
+
+    Attributes:
+        told_apart: (), whether no row of it lives on numbers below the smallest normal one, which count as zeros.
+    """
+
+    told_apart: Array
 
 
 @pytree

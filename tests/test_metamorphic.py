@@ -16,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jacspec as js
-from jacspec import operators
 
 N, T = 4, 12
 EPS = np.finfo(np.float64).eps
@@ -401,8 +400,5 @@ def test_gradients_of_steps_whose_squares_leave_the_range_of_the_dtype(dtype, sc
         slope = jax.jit(jax.grad(lambda Js, ask=ask: ask(js.JacobianChain.from_matrices(Js, check=False))))
         for scale in scales:
             steps = dtype(scale) * Js
-            if np.isnan(ask(js.JacobianChain.from_matrices(jnp.asarray(steps), check=False))):
-                assert scale < 1e3 * operators.smallest_factor(dtype)  # it could be made of slopes that were stopped
-                continue
             found = jnp.sum(slope(jnp.asarray(steps)) * steps, axis=(1, 2))
             np.testing.assert_allclose(found, degree, rtol=1e4 * np.finfo(dtype).eps)

@@ -1,6 +1,7 @@
 """What the recursion cannot see is never called resolved, and what it can see is not given up."""
 
 import itertools
+import warnings
 
 import families
 import jax
@@ -161,11 +162,49 @@ def test_two_small_factors_of_a_step_are_not_a_zero(origin):
 @pytest.mark.parametrize("question", [js.spectrum, lambda chain: js.spectrum(chain, k=2)])
 def test_matrices_at_the_end_of_the_range(question):
     G = np.random.default_rng(2).standard_normal((1, 20, 20))
-    for scale in (1e36, 3e37, 1e-33):
+    for scale in (1e36, 3e37, 1e-33, 3e-35):
         J = jnp.asarray(scale * G, jnp.float32)
         want = np.log(np.linalg.svd(np.asarray(J[0], float), compute_uv=False))[:2]
         found = question(js.JacobianChain.from_matrices(J))
         np.testing.assert_allclose(found.log_singular_values[:2], want, rtol=1e-6)
+        assert found.resolved[:2].all()
+
+
+@pytest.mark.parametrize("scale", [1e-33, 1e-36])
+def test_gradients_of_matrices_at_the_end_of_the_range(scale):
+    Js = (scale * np.random.default_rng(2).uniform(1, 2, (7, 5, 5))).astype(np.float32)
+    want = np.log(np.abs(np.linalg.norm(np.ones(5) @ np.linalg.multi_dot(Js.astype(float)[::-1] / scale))))
+    found = js.adjoints(js.JacobianChain.from_matrices(jnp.asarray(Js)), jnp.ones(5, jnp.float32))
+    np.testing.assert_allclose(found.log_norms[0], want + 7 * np.log(scale), rtol=1e-6)
+    assert found.resolved.all()
+
+
+@pytest.mark.parametrize("origin", ["start", "end"])
+def test_a_slope_that_was_stopped_is_seen_behind_any_weight(origin):
+    """tanh at 100 in float32: the slope 4 e^-200 is stopped at 1e-31, whatever it is multiplied by."""
+    h = jnp.zeros(3, jnp.float32)
+    b = jnp.asarray([100.0, 0.0, 0.0], jnp.float32)
+    for weight, seen in ((1e5, [True, True, False]), (1e-20, [True, True, False])):
+        layer = js.layers.Dense(W=weight * jnp.eye(3, dtype=jnp.float32), b=b, activation="tanh")
+        for layers in ([layer], [js.layers.Sequential(layer, js.layers.Dense(W=1e20 * jnp.eye(3, dtype=jnp.float32)))]):
+            chain = js.layer_chain(layers, h)
+            assert js.spectrum(chain, origin=origin).resolved.tolist() == seen
+            norms = js.adjoints(chain, jnp.asarray([1.0, 0, 0], jnp.float32))
+            assert norms.resolved.tolist() == [False] + [True] * len(layers)
+            assert js.adjoints(chain, jnp.asarray([0.0, 1, 0], jnp.float32)).resolved.all()
+
+
+@pytest.mark.parametrize(("dtype", "least"), [(np.float32, 1e-39), (np.float64, 1e-310)])
+def test_numbers_that_count_as_zeros_are_named(dtype, least):
+    J, tail = np.full((1, 3, 3), 10 * least, dtype), np.eye(3, dtype=dtype)[None]
+    J[0, 0, 0], tail[0, 0, 1] = least, least
+    with pytest.warns(UserWarning, match="jacobians.* 9 of 9 numbers .* smallest normal"):
+        js.JacobianChain.from_matrices(jnp.asarray(J))
+    with pytest.warns(UserWarning, match="d.* 1 of 3 numbers"):
+        js.JacobianChain.from_factors(jnp.asarray([[1.0, least, 1.0]], dtype), jnp.eye(3, dtype=dtype))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        js.JacobianChain.from_matrices(jnp.asarray(tail))  # beside 1 it is nothing
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])

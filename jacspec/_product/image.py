@@ -9,11 +9,14 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jacspec.operators import in_turn, matmul, norms, pieces
+from jacspec._product.branch import when
+from jacspec._slopes import SMALL, STOPPED, may_be_stopped, shows_slopes, told_apart, with_parts
+from jacspec.operators import in_turn, matmul, norms, pieces, smallest_factor
 
 PROBES = 4
 """Random vectors by which the rounding of J Q is measured."""
@@ -33,6 +36,7 @@ class Image(NamedTuple):
         shift: a power of two, which keeps the entries of A near one where those of J are near the end of their range.
         noise: (m,), size of the rounding errors in the entries of each row of A.
         combined: (m, PROBES), 2^-shift J (Q h): but for rounding A h.
+        stopped: (m,), how much of each row of A may be made of slopes that were stopped short of zero.
         zeros: what zeros of J and Q alone make zero.
     """
 
@@ -40,6 +44,7 @@ class Image(NamedTuple):
     shift: Array
     noise: Array
     combined: Array
+    stopped: Array
     zeros: "Zeros | Uncounted"
 
 
@@ -68,7 +73,7 @@ class Uncounted(NamedTuple):
 
     def counted(self) -> Zeros:
         """The zeros of J Q; columns of Q that are not `live` (k,) are zero."""
-        J, Q, live = lax.stop_gradient(tuple(self))
+        J, Q, live = jax.tree.map(lax.stop_gradient, tuple(self))
         n, dtype = Q.shape[0], Q.dtype
         factors = pieces(J)
         rows, ranks = _pattern([factor.push for factor in factors], jnp.any(jnp.where(live, Q, 0) != 0, axis=1), dtype)
@@ -82,12 +87,27 @@ class Uncounted(NamedTuple):
         return lax.cond(asked, lambda: self.counted().rank, lambda: jnp.asarray(self.Q.shape[1]))
 
 
+class Scale(NamedTuple):
+    """What keeps a product near one: A = 2^-exponent J V.
+
+    Attributes:
+        exponent: 0 where the product is near one anyway.
+        before: the part of it that V takes, because the product would overflow.
+        small: whether terms of the product would underflow.
+    """
+
+    exponent: Array
+    before: Array
+    small: Array
+
+
 def given(A: Array) -> Image:
     """A matrix as it stands: rounded once, its zeros exact."""
     rows, columns = jnp.any(A != 0, axis=1), jnp.any(A != 0, axis=0)
     noise = lax.stop_gradient(jnp.finfo(A.dtype).eps * norms(A))
     zeros = Zeros(rows, jnp.minimum(jnp.sum(rows), jnp.sum(columns)))
-    return Image(A, jnp.zeros((), A.dtype), noise, combined(A), zeros)
+    nothing = jnp.zeros((), A.dtype)
+    return Image(A, nothing, noise, combined(A), jnp.zeros_like(noise), zeros)
 
 
 def combined(Q: Array) -> Array:
@@ -103,7 +123,7 @@ def image(J: Any, Q: Array, live: Array, witness: Array, along: Array | None = N
         J: a step Jacobian, (m, n).
         Q: (n, k), orthonormal columns; zero where they stand for an exact zero, or `live` is False.
         live: (k,), False for columns that stand for an exact zero.
-        witness: w, (n, 1), a random vector (`guide`) from which the size of J is read.
+        witness: w, (n, 1), a random vector (`guide`).
         along: Q h by another route, if Q itself is the image of an earlier basis; else `combined` (Q).
 
     Returns:
@@ -112,13 +132,17 @@ def image(J: Any, Q: Array, live: Array, witness: Array, along: Array | None = N
     dtype, k = Q.dtype, Q.shape[1]
     info = jnp.finfo(dtype)
     witness = jnp.where(jnp.any(witness != 0), witness, guide(Q.shape[0], dtype))
+    Q = jnp.where(live, Q, 0)  # what J does elsewhere says nothing of the size of the product
     along = combined(Q) if along is None else along
     A, shift, thin = Q, jnp.zeros((), dtype), jnp.concatenate([witness, along], axis=1)
-    factors = in_turn(J)
-    rows = jnp.any(jnp.where(live, lax.stop_gradient(Q), 0) != 0, axis=1)
+    factors, scales = in_turn(J), []
+    rows = jnp.any(lax.stop_gradient(Q) != 0, axis=1)
     for i, factor in enumerate(factors):
-        A, exponent = near_one(factor.push, A, thin[:, :1])
-        thin, shift = factor.push(thin * jnp.exp2(-exponent)), shift + exponent
+        scale = _scale(factor.push(thin[:, 1:2]))
+        A, shift = _scaled(factor, "push", A, scale), shift + scale.exponent
+        scale = scale._replace(before=jnp.maximum(scale.exponent, 0))  # a column may overflow that was not seen
+        thin = _scaled(factor, "push", thin, scale)
+        scales.append(scale)
         if i + 1 < len(factors):  # what underflows here, another factor may magnify
             rows, _ = _pattern([piece.push for piece in pieces(factor)], rows, dtype)
             least = info.tiny / info.eps * np.random.default_rng(i).choice([-1, 1], thin.shape)
@@ -128,8 +152,36 @@ def image(J: Any, Q: Array, live: Array, witness: Array, along: Array | None = N
     if k < Q.shape[0] and hasattr(J, "row_norms"):  # a few columns do not show the size of a row
         longest = jnp.max(norms(Q, axis=0), initial=0)
         noise = jnp.maximum(noise, info.eps * longest * J.row_norms() * jnp.exp2(-shift))
-    shift, noise, thin = lax.stop_gradient((shift, noise, thin))
-    return Image(A, shift, noise, thin[:, 1:], Uncounted(J, Q, live)), thin[:, :1]
+    stopped = norms(_made_of_stopped(factors, along, scales)) / math.sqrt(PROBES)
+    known = jnp.stack([jnp.asarray(told_apart(factor)) for factor in factors]).all()
+    stopped = jnp.where(known, stopped, jnp.maximum(stopped, STOPPED * smallest_factor(dtype) * jnp.exp2(-shift)))
+    shift, noise, stopped, thin = lax.stop_gradient((shift, noise, stopped, thin))
+    return Image(A, shift, noise, thin[:, 1:], stopped, Uncounted(J, Q, live)), thin[:, :1]
+
+
+def _made_of_stopped(factors: Sequence[Any], along: Array, scales: list[Scale]) -> Array:
+    """What in J `along` is made of parts that may have been stopped short of zero: what is lost if they are zero."""
+    factors, along = lax.stop_gradient((tuple(factors), along))
+    most, seen = SMALL * along.shape[0], []
+
+    def without(part: Array, _: int) -> Array:
+        stopped = may_be_stopped(part)
+        seen.append(jnp.any(stopped))
+        return jnp.where(stopped, 0, part)
+
+    others = [with_parts(factor, most, without) if shows_slopes(factor) else factor for factor in factors]
+
+    def image_by(factors: Sequence[Any]) -> Array:
+        V = along
+        for factor, scale in zip(factors, scales, strict=True):
+            V = _scaled(factor, "push", V, scale)
+        return V
+
+    shape = jax.eval_shape(image_by, factors)
+    nothing = jnp.zeros(shape.shape, shape.dtype)
+    if not seen:
+        return nothing
+    return lax.cond(jnp.any(jnp.stack(seen)), lambda: image_by(factors) - image_by(others), lambda: nothing)
 
 
 def _pattern(maps: Sequence[Callable], live: Array, dtype: Any) -> tuple[Array, list[Array]]:
@@ -152,21 +204,42 @@ def live_rows(J: Any, n: int, dtype: Any) -> Array:
     return _pattern([factor.push for factor in pieces(J)], jnp.ones(n, bool), dtype)[0]
 
 
-def near_one(act: Callable[[Array], Array], V: Array, guide: Array) -> tuple[Array, Array]:
-    """2^-exponent act(V) of a linear `act`, with the exponent of the size of act(guide): 0 if that is near one.
+def near_one(J: Any, verb: str, V: Array, guide: Array) -> tuple[Array, Array]:
+    """2^-exponent J V, or J^T V if the verb is "pull", and the exponent, which is that of the size of J guide."""
+    scale = _scale(getattr(J, verb)(guide))
+    return _scaled(J, verb, V, scale), scale.exponent
 
-    Where act(guide) has left the dtype's range, the exponent is the largest that V and `act` can be expected to bear.
+
+def _scale(seen: Array) -> Scale:
+    """The scale of a product of which a column is `seen`.
+
+    Where that has left the dtype's range, the exponent is the largest that V and J can be expected to bear.
     """
-    size = lax.stop_gradient(jnp.max(jnp.abs(act(guide))))
+    info = jnp.finfo(seen.dtype)
+    size = lax.stop_gradient(jnp.max(jnp.abs(seen)))
     size = jnp.where(jnp.isnan(size), jnp.inf, size)  # infinities of both signs
-    most = jnp.finfo(V.dtype).maxexp - 30.0
+    most = info.maxexp - 30.0
     exponent = jnp.where(size == 0, -most, jnp.clip(jnp.round(jnp.log2(jnp.where(size > 0, size, 1))), -most, most))
     near = (size >= 1 / NEAR_ONE) & (size <= NEAR_ONE)
     exponent = jnp.where(near, 0, exponent)
-    # before only where it would be lost after: the tangent of V may be as large as the reciprocal of J
-    lost = (size < 2.0 ** (jnp.finfo(V.dtype).minexp + 4)) | (size == jnp.inf)
-    before = jnp.where(lost, exponent, 0)
-    return act(V * jnp.exp2(-before)) * jnp.exp2(before - exponent), exponent
+    small = size < 2.0 ** (info.minexp + 4 + info.nmant)
+    return Scale(exponent, jnp.where(size == jnp.inf, exponent, 0), small)
+
+
+def _scaled(J: Any, verb: str, V: Array, scale: Scale) -> Array:
+    """2^-exponent J V.
+
+    Where its terms underflow V is scaled before. Its tangent is not: it may be as large as the reciprocal of J.
+    """
+    exponent, before, small = scale
+    A = getattr(J, verb)(V * jnp.exp2(-before)) * jnp.exp2(before - exponent)
+
+    def raised(moved: tuple[Any, ...]) -> Array:
+        J, V, _, exponent = moved
+        return getattr(J, verb)(V * jnp.exp2(-exponent))
+
+    right = when(small, raised, lambda moved: moved[2], jax.tree.map(lax.stop_gradient, (J, V, A, exponent)))
+    return jnp.where(small, A + lax.stop_gradient(right - A), A)
 
 
 def _patterned(live: Array, dtype: Any) -> Array:

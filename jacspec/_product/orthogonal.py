@@ -10,16 +10,13 @@ import numpy as np
 from jax import Array, lax
 
 from jacspec import _lapack
-from jacspec.operators import matmul, norms, smallest_factor
+from jacspec.operators import matmul, norms
 
 NOISE = 4.0
 """Entries of R below NOISE times their rounding are taken as noise."""
 
 PROBES = 8
 """Random rows by which the growth of rounding in R is measured."""
-
-STOPPED = 1024.0
-"""Entries below STOPPED smallest factors may be made of a slope that was stopped short of underflow: upper bounds."""
 
 
 @_lapack.factorization
@@ -94,10 +91,9 @@ def rounding(Q: Array, R: Array, noise: Array) -> tuple[Array, Array]:
     return level, jnp.maximum(jnp.where(jnp.isnan(growth), jnp.inf, growth), 1)
 
 
-def stopped(entry: Array, shift: Array | float = 0) -> Array:
-    """Whether an entry 2^shift that is not zero may be an upper bound only; see `STOPPED`."""
-    least = STOPPED * smallest_factor(entry.dtype) * jnp.exp2(-jnp.asarray(shift, entry.dtype))
-    return (entry != 0) & (jnp.abs(entry) <= least)
+def made_of(Q: Array, rows: Array) -> Array:
+    """How much of each row of R = Q^T A stands in rows of A of which so much, `rows` (m,), is in doubt."""
+    return NOISE * matmul(jnp.abs(lax.stop_gradient(Q)).T, rows)
 
 
 def permuted(A: Array, order: Array, axis: int = 0) -> Array:

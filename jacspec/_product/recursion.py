@@ -42,7 +42,7 @@ from jacspec._primitives import Primitive
 from jacspec._product import logs as lg
 from jacspec._product.branch import when
 from jacspec._product.image import Image, Uncounted, Zeros, given
-from jacspec._product.orthogonal import NOISE, descending, inverse, permuted, qr, rounding, row_sorted_qr, stopped
+from jacspec._product.orthogonal import NOISE, descending, inverse, made_of, permuted, qr, rounding, row_sorted_qr
 from jacspec.operators import matmul, units
 
 COMBINATIONS = 4
@@ -154,7 +154,7 @@ def _factored(step: Image, logs: lg.Logs) -> _Factored:
     R, first, hidden, doubtful, zero = _without_noise(R, logs.hi, level, growth, columns[order], step.zeros)
     own = jnp.arange(R.shape[0])
     entry = lax.stop_gradient(R[own, first])
-    doubtful |= stopped(entry, step.shift)
+    doubtful |= (entry != 0) & (jnp.abs(entry) <= made_of(Q, step.stopped))
     uncertain = jnp.where(zero | doubtful, 0, hidden / jnp.where(entry == 0, jnp.inf, jnp.abs(entry)))
     N, logs = lg.scale_columns(R, logs, first)
     return _Factored(order, Q, R, N, logs, uncertain, doubtful, jnp.any((first != own) & ~zero))
