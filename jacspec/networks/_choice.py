@@ -7,6 +7,7 @@ held beside it. Units without weights join a neighbour: the one before, but the 
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 
 from jacspec.networks._flow import Flow
@@ -69,7 +70,7 @@ class Chooser:
         cuts = [p for p in range(start + 1, stop) if len(set(frontiers[p]) - held) == 1]
         if cuts:
             ends = [start, *cuts, stop]
-            return [u for a, b in zip(ends, ends[1:], strict=False) for u in self.units(a, b, held)]
+            return [u for a, b in itertools.pairwise(ends) for u in self.units(a, b, held)]
         depth, joins = self.depth(start, stop), self.flow.operation(stop - 1)
         operands = {a for a in joins.read if a in self.flow.carried}
         if depth and joins.name in SUMS and len(operands) > 1 and len(self.inner(start, stop, held)) < 2:
@@ -87,7 +88,7 @@ class Chooser:
         cuts = [p for p in range(start + 1, stop) if len(set(self.flow.frontiers[p]) - more) == 1]
         ends = [start, *cuts, stop]
         found: set[int] = set()
-        for a, b in zip(ends, ends[1:], strict=False) if cuts else []:
+        for a, b in itertools.pairwise(ends) if cuts else []:
             if b - a > 1 and self.depth(a, b):
                 name = self.flow.operation(b - 1).name
                 found |= {b} if name in SUMS | {"concatenate"} and b != stop else set()
@@ -102,8 +103,8 @@ class Chooser:
                 begins.append(p)
                 reached = depth
         size = lambda p: (len(self.flow.frontiers[p]), self.flow.numbers(p), -p)
-        ends = [start, *(min(range(a + 1, b + 1), key=size) for a, b in zip(begins, begins[1:], strict=False)), stop]
-        return [Unit(a, b, "weight") for a, b in zip(ends, ends[1:], strict=False)]
+        ends = [start, *(min(range(a + 1, b + 1), key=size) for a, b in itertools.pairwise(begins)), stop]
+        return [Unit(a, b, "weight") for a, b in itertools.pairwise(ends)]
 
     def depths(self, start: int, stop: int) -> list[int]:
         """How many weights lie one behind another on the way to each step, counted from `start`."""

@@ -113,32 +113,31 @@ def _of_linen(module: Any, variables: Any) -> tuple[Callable, Any]:
         want, hint = "variables={'params': ...}", "A Linen module does not hold its weights: model.init(key, x)."
         raise TypeError(_checks.message("dissect", "variables", "are missing", type(variables).__name__, want, hint))
     variables = dict(variables) if "params" in variables else {"params": variables}
-    others = [name for name in variables if name != "params"]
+    others = tuple(name for name in variables if name != "params")
 
     def call(own: Any, *args: Any, **options: Any) -> Any:
-        named = {**own["rest"], "params": own["params"]}
         if not others:
-            return module.apply(named, *args, **options)
-        return module.apply(named, *args, mutable=others, **options)[0]  # what it writes no later call reads
+            return module.apply(dict(own), *args, **options)
+        return module.apply(dict(own), *args, mutable=others, **options)[0]  # what it writes no later call reads
 
-    return call, _Own({"params": variables["params"], "rest": {name: variables[name] for name in others}})
+    return call, _Own(variables)
 
 
 class _Own(dict):
-    """The variables of a Linen module, whose parameters are named without the word params."""
-
-
-jax.tree_util.register_pytree_with_keys(
-    _Own,
-    lambda own: (((_Nameless(), own["params"]), (_Nameless(), own["rest"])), None),
-    lambda _, parts: _Own(params=parts[0], rest=parts[1]),
-)
+    """The variables of a Linen module by collection, whose arrays are named without the collection."""
 
 
 class _Nameless:
     """A step of a path that has no name."""
 
     key = ""
+
+
+jax.tree_util.register_pytree_with_keys(
+    _Own,
+    lambda own: (tuple((_Nameless(), tree) for tree in own.values()), tuple(own)),
+    lambda names, trees: _Own(zip(names, trees, strict=True)),
+)
 
 
 def _way_out(text: str) -> str:

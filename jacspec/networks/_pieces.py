@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.extend.core import ClosedJaxpr, Jaxpr
@@ -18,6 +19,7 @@ from jacspec._states import join, split
 from jacspec._steps import Program as Step
 from jacspec.networks._flow import Flow
 from jacspec.networks._program import Constant, Operation
+from jacspec.operators import Linearized, Matrix
 
 
 class Piece(NamedTuple):
@@ -137,10 +139,13 @@ def advanced(step: Step, h: Any) -> Any:
     return step(h)
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def linearized(step: Step, h: Any, m: int) -> tuple[Any, Array]:
-    """The Jacobian of a step as a matrix (m, n), and whether it is finite."""
-    return _links.linearized(step, h, m)
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def linearized(step: Step, h: Any, m: int, reverse: bool) -> tuple[Any, Array]:
+    """The Jacobian of a step as a matrix (m, n), and whether it is finite; by reverse mode alone where there is no other."""
+    if not reverse:
+        return _links.linearized(step, h, m)
+    matrix = Linearized(step, h, None).pull(jnp.eye(m, dtype=jnp.result_type(*jax.tree.leaves(h)))).T
+    return Matrix(matrix), jnp.isfinite(matrix).all()
 
 
 def _key(piece: Piece, avals: dict[int, Any]) -> tuple:

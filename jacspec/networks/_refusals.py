@@ -1,21 +1,40 @@
 """What cannot be taken apart, said before anything is computed: with the place in the user's code and the way out."""
 
 import difflib
+from collections.abc import Sequence
 from typing import Any
+
+import jax
 
 from jacspec import _checks, _links
 from jacspec.networks._flow import Flow, inexact
 from jacspec.networks._model import Traced
+from jacspec.networks._program import Operation
 
 CALLBACKS = {"pure_callback", "io_callback", "outside_call", "host_callback_call"}
 
 
-def asked(trace: Traced, wrt: Any, inputs: int) -> list[int]:
+def given(inputs: tuple, wrt: Any) -> None:
+    """Raise TypeError or ValueError if `wrt` is neither a name nor the number of an input that holds an array."""
+    if isinstance(wrt, str):
+        return
+    wrt = _checks.integer("dissect", "wrt", wrt, 0, len(inputs) - 1, "It is the number of an input.")
+    if not any(hasattr(leaf, "shape") for leaf in jax.tree.leaves(inputs[wrt])):
+        want, got = "an array, or a pytree with one", type(inputs[wrt]).__name__
+        raise TypeError(_checks.message("dissect", f"inputs[{wrt}]", "holds no array", got, want))
+
+
+def reverse_only(operations: Sequence[Operation]) -> bool:
+    """Whether a function among them brings the reverse mode of its derivative only (`jax.custom_vjp`)."""
+    inside = (e.primitive.name for op in operations for body in op.bodies for e in body.eqns)
+    return any(name.startswith("custom_vjp") for name in (*(op.name for op in operations), *inside))
+
+
+def asked(trace: Traced, wrt: Any) -> list[int]:
     """The indices of the arrays that `wrt` means.
 
     Raises:
-        TypeError: if it is neither a number nor a name, or the input holds no array.
-        ValueError: for a number or a name that there is none of.
+        ValueError: for a name that there is none of.
     """
     if isinstance(wrt, str):
         own = [n for n, owner in zip(trace.names, trace.owner, strict=True) if owner < 0]
@@ -25,11 +44,7 @@ def asked(trace: Traced, wrt: Any, inputs: int) -> list[int]:
             want = "a parameter" + (f" such as {', '.join(map(repr, near))}" if near else "; the model names none")
             raise ValueError(_checks.message("dissect", "wrt", "is no parameter of the model", repr(wrt), want))
     else:
-        wrt = _checks.integer("dissect", "wrt", wrt, 0, inputs - 1, "It is the number of an input.")
         found = [i for i, owner in enumerate(trace.owner) if owner == wrt]
-    if not found:
-        want = "an array, or a pytree with one"
-        raise TypeError(_checks.message("dissect", f"inputs[{wrt}]", "holds no array", expected=want))
     return found
 
 

@@ -12,10 +12,11 @@ from jax import lax
 from jax.extend.core import jaxpr_as_fun
 
 from jacspec import _checks
+from jacspec._origin.lines import lines, place
 from jacspec.chain import JacobianChain, jacobian_chain
 from jacspec.networks._flow import inexact
 from jacspec.networks._pieces import performed
-from jacspec.networks._program import Constant, Operation, Program
+from jacspec.networks._program import HERE, Constant, Operation, Program
 
 
 class Times(Mapping[str, JacobianChain]):
@@ -50,11 +51,15 @@ def scans(program: Program) -> list[Operation]:
 
 def associative(program: Program) -> list[str]:
     """The places of associative scans, which have no step."""
-    called = lambda op: (
-        op.equation.source_info.traceback
-        and any(frame.function_name == "associative_scan" for frame in op.equation.source_info.traceback.frames)
-    )
-    return list(dict.fromkeys(op.where for op in program.operations if called(op)))
+    found = {}
+    for operation in program.operations:
+        trace = operation.equation.source_info.traceback
+        frames = trace.frames if trace is not None else ()
+        at = next((i for i, frame in enumerate(frames) if frame.function_name == "associative_scan"), None)
+        if at is not None:
+            outside = {(frame.file_name, frame.line_num) for frame in frames[at:]}
+            found[place([f for f in lines(operation.path, HERE) if (f.file, f.line) in outside])] = None
+    return list(found)
 
 
 class Associative:
@@ -70,7 +75,7 @@ def _chain(program: Program, values: dict[int, Any], scan: Any) -> JacobianChain
         text = _checks.message(
             "Anatomy.times", "name", f"is an associative scan at {scan.where}, which has no step", hint=hint
         )
-        raise ValueError(text)
+        raise ValueError(text)  # noqa: TRY004
     wanted, chosen = set(scan.read), []
     for operation in reversed(program.operations[: program.operations.index(scan)]):
         if any(v in wanted for v in operation.outputs):
@@ -93,7 +98,7 @@ def _chain(program: Program, values: dict[int, Any], scan: Any) -> JacobianChain
         return [next(parts[m]) for m in moving]
 
     def step(h: Any, x: Any) -> Any:
-        carry = joined(h if isinstance(h, tuple) else [h], x[0])
+        carry = joined(list(h) if isinstance(h, tuple) else [h], x[0])
         new = split(body(*constants, *carry, *x[1])[:carried], True)
         return tuple(new) if len(new) > 1 else new[0]
 

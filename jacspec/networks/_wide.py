@@ -3,18 +3,26 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
-from jacspec._pytree import pytree
+from jacspec._pytree import pytree, static
 from jacspec.operators import Linearized
 
 
 @pytree
 class Wide:
-    """J of a step at h, asked by compiled push and pull; equal steps are compiled once."""
+    """J of a step at h, asked by compiled push and pull; equal steps are compiled once.
+
+    Attributes:
+        step: the piece.
+        h: the state before it.
+        reverse: whether it has no forward mode: J V is then the transpose of U -> J^T U, which is linear in U.
+    """
 
     step: Any
     h: Any
+    reverse: bool = static()
 
     def push(self, V: Array) -> Array:
         """J V."""
@@ -29,6 +37,20 @@ class Wide:
         return _dense(self)
 
 
-_push = jax.jit(lambda J, V: Linearized(J.step, J.h, None).push(V))
+@jax.jit
+def _push(J: Wide, V: Array) -> Array:
+    whole = Linearized(J.step, J.h, None)
+    if not J.reverse:
+        return whole.push(V)
+    m = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(J.step, J.h)))
+    U = jax.ShapeDtypeStruct((m, V.shape[1]), V.dtype)
+    return jax.linear_transpose(whole.pull, U)(V)[0]
+
+
 _pull = jax.jit(lambda J, U: Linearized(J.step, J.h, None).pull(U))
-_dense = jax.jit(lambda J: Linearized(J.step, J.h, None).dense())
+
+
+@jax.jit
+def _dense(J: Wide) -> Array:
+    n = sum(leaf.size for leaf in jax.tree.leaves(J.h))
+    return J.push(jnp.eye(n, dtype=jnp.result_type(*jax.tree.leaves(J.h))))

@@ -1,5 +1,6 @@
 """Any JAX function is already a chain: from the model that one has to its factors, without a word from the user."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -66,11 +67,12 @@ def dissect(
     name = "dissect"
     if not callable(blocks):
         _checks.one_of(name, "blocks", blocks, ("auto", "all"))
+    _refusals.given(inputs, wrt)
     for number, tree in enumerate(inputs):
         _checks.finite(name, f"inputs[{number}]", tree)
     trace = traced(model, inputs, variables, options)
     _checks.finite(name, "model", dict(zip(trace.names, trace.arrays, strict=True)))
-    leaves = _refusals.asked(trace, wrt, len(inputs))
+    leaves = _refusals.asked(trace, wrt)
     program = written_out(trace.closed, leaves)
     values = {v: jnp.asarray(a) for v, a in zip(program.inputs, trace.arrays, strict=True)} | program.captured
     sources, said = _sources(program, trace, leaves, wrt)
@@ -83,7 +85,9 @@ def dissect(
     early = _early(program, [*program.hoisted, *(set(sources) - set(program.inputs))])
     values = jax.jit(lambda given: performed([program.operations[i] for i in sorted(early)], given))(values)
     cut = pieces(found, positions, early)
-    described = tuple(_block(found, names, a, b, piece) for a, b, piece in zip(positions, positions[1:], cut))
+    described = tuple(
+        _block(found, names, a, b, piece) for (a, b), piece in zip(itertools.pairwise(positions), cut, strict=True)
+    )
     _refusals.memory(found, positions)
 
     steps, states = called(name, "model", lambda *_: walked(found, cut, values), *inputs, form="model(*inputs)")
@@ -92,7 +96,12 @@ def dissect(
         _add(timed, common(tuple(sorted(names(scan)))) or scan.where, scan)
     for where in associative(program):
         _add(timed, where, Associative(where))
-    return Anatomy(_depth(steps, states, described), described, Times(program, values, timed), said)
+    return Anatomy(
+        _depth(steps, states, described, [_refusals.reverse_only(piece.operations) for piece in cut]),
+        described,
+        Times(program, values, timed),
+        said,
+    )
 
 
 def _sources(program: Program, trace: Traced, leaves: list[int], wrt: Any) -> tuple[list[int], str]:
@@ -178,19 +187,20 @@ def _add(named: dict[str, Any], name: str, value: Any) -> None:
     named[key] = value
 
 
-def _depth(steps: list, states: list, described: tuple[Block, ...]) -> JacobianChain:
+def _depth(steps: list, states: list, described: tuple[Block, ...], reverse: list[bool]) -> JacobianChain:
     """The chain of the pieces, its matrices kept where they fit."""
     widths = tuple(map(_states.size, states))
     itemsize = max(leaf.dtype.itemsize for h in states for leaf in jax.tree.leaves(h))
-    numbers = sum(m * n for n, m in zip(widths, widths[1:], strict=False))
+    numbers = sum(m * n for n, m in itertools.pairwise(widths))
+    operators: list[Any]
     if numbers * itemsize <= _links.STORED_BYTES:
         asked = []
-        for step, h, m, block in zip(steps, states, widths[1:], described, strict=False):
-            ask = lambda h, step=step, m=m: linearized(step, h, m)
+        for step, h, m, block, only in zip(steps, states[:-1], widths[1:], described, reverse, strict=True):
+            ask = lambda h, step=step, m=m, only=only: linearized(step, h, m, only)
             asked.append(called("dissect", f"model, block {block.where}", ask, h, form="model(*inputs)"))
         operators, sound = [J for J, _ in asked], jnp.stack([ok for _, ok in asked])
     else:
-        operators = [Wide(step, h) for step, h in zip(steps, states, strict=False)]
+        operators = [Wide(*part) for part in zip(steps, states[:-1], reverse, strict=True)]
         sound = jnp.ones(len(steps), bool)
     links = _links.of_operators(operators, states, sound, widths)
     return JacobianChain(links, _finite.first_nonfinite_of(states))
