@@ -48,19 +48,29 @@ class Chooser:
         """The positions between factors, both ends included."""
         last = len(self.flow.steps)
         units = self.units(0, last, frozenset())
-        places, waiting, before = [0], [], None
+        places, waiting, before, post = [0], [], None, False
         for unit in units:
             if unit.kind == "glue":
                 waiting.append(unit)
                 continue
             if before is not None:
                 places.append(self.between(before, waiting, unit))
+                post |= before.kind == unit.kind == "branch" and bool(self.read(waiting))
             before, waiting = unit, []
-        if before is not None and before.kind == "branch":
-            after = next((u for u in waiting if not self.is_activation(u)), None)
-            if after is not None and any(self.names(p) for u in waiting for p in range(u.start, u.stop)):
-                places.append(after.start)
+        if before is not None and before.kind == "branch" and not post and not self.belong(waiting, before):
+            places.append(next((u.start for u in waiting if not self.is_activation(u)), last))
         return sorted({*places, last})
+
+    def read(self, units: list[Unit]) -> set[str]:
+        """The parameters that units read."""
+        return set().union(*(self.names(p) for u in units for p in range(u.start, u.stop)))
+
+    def belong(self, glue: list[Unit], branch: Unit) -> bool:
+        """Whether what stands behind a branch, a norm say, has no parameters, or has them in the module of the branch."""
+        homes = {tuple(name.split(".")[:-2]) for name in self.read(glue)}
+        home = homes.pop() if len(homes) == 1 else ()
+        inside = all(tuple(name.split("."))[: len(home)] == home for name in self.read([branch]))
+        return not self.read(glue) or (bool(home) and inside)
 
     def units(self, start: int, stop: int, held: frozenset) -> list[Unit]:
         """The units between two positions, where the values `held` are there all along."""

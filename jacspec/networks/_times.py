@@ -57,8 +57,8 @@ def associative(program: Program) -> list[str]:
         frames = trace.frames if trace is not None else ()
         at = next((i for i, frame in enumerate(frames) if frame.function_name == "associative_scan"), None)
         if at is not None:
-            outside = {(frame.file_name, frame.line_num) for frame in frames[at:]}
-            found[place([f for f in lines(operation.path, HERE) if (f.file, f.line) in outside])] = None
+            outside = {(f.file_name, f.line_num, f.function_name) for f in frames[at:]}
+            found[place([f for f in lines(operation.path, HERE) if tuple(f) in outside])] = None
     return list(found)
 
 
