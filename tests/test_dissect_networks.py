@@ -192,10 +192,10 @@ NETS = {
 }
 
 
-def check(anatomy, f, x):
+def check(anatomy, f, x, rtol=1e-12):
     P = functools.reduce(lambda P, J: np.asarray(J) @ P, anatomy.depth.dense(), np.eye(x.size))
     want = np.concatenate([np.asarray(a).reshape(-1, x.size) for a in jax.tree.leaves(jax.jacrev(f)(x))])
-    np.testing.assert_allclose(P, want, atol=1e-12 * np.abs(want).max(), rtol=0)
+    np.testing.assert_allclose(P, want, atol=rtol * np.abs(want).max(), rtol=0)
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -203,9 +203,7 @@ def test_network(name):
     make, shape, blocks, times = NETS[name]
     model, x = make(), normal(*shape)
     anatomy = js.dissect(model, x)
-    tolerant = name == "post_norm"  # Flax computes a part of its attention in float32
-    if not tolerant:
-        check(anatomy, pure(model), x)
+    check(anatomy, pure(model), x, 1e-6 if name == "post_norm" else 1e-12)  # Flax attends in float32
     got = [block.where for block in anatomy.blocks]
     assert (len(got) if isinstance(blocks, int) else got) == blocks
     if times is not None:
@@ -334,3 +332,47 @@ def test_wide_states_are_pushed_and_pulled(monkeypatch):
     for J, K in zip(wide.dense(), kept.dense(), strict=True):
         np.testing.assert_allclose(J, K, atol=1e-14)
     np.testing.assert_allclose(js.log_singular_values(wide), js.log_singular_values(kept), atol=1e-12)
+
+
+def test_cuts_that_are_asked_for():
+    f = lambda x: jnp.tanh(normal(4, 4) @ jnp.tanh(normal(4, 4, seed=1) @ x))
+    every = js.dissect(f, normal(4), blocks="all")
+    assert [block.operations for block in every.blocks] == [("dot_general",), ("tanh",)] * 2
+    some = js.dissect(f, normal(4), blocks=lambda block: block.operations[-1] == "dot_general")
+    assert [block.operations for block in some.blocks] == [("dot_general",), ("tanh", "dot_general"), ("tanh",)]
+    for anatomy in (every, some):
+        check(anatomy, f, normal(4))
+
+
+def test_an_input_that_is_given_out():
+    anatomy = js.dissect(lambda x: (x, x), normal(3))
+    check(anatomy, lambda x: (x, x), normal(3))
+
+
+def test_two_rules_inside_of_two_scans():
+    def with_slope(slope):
+        @jax.custom_jvp
+        def f(x):
+            return jnp.sin(x)
+
+        f.defjvp(lambda x, t: (jnp.sin(x[0]), slope * t[0]))
+        return f
+
+    W, one, two = normal(4, 4), with_slope(1.0), with_slope(2.0)
+    run = lambda f, x: jax.lax.scan(lambda h, _: (f(W @ h), None), x, None, length=2)[0]
+    f = lambda x: run(two, run(one, x))
+    check(js.dissect(f, normal(4)), f, normal(4))
+
+
+def test_half_precision_is_told():
+    W = normal(4, 4).astype(jnp.bfloat16)
+    with pytest.warns(UserWarning, match="bfloat16"):
+        js.dissect(lambda x: W @ x, normal(4).astype(jnp.bfloat16))
+
+
+def test_gradient_norms_where_widths_change():
+    A, B = normal(5, 4), normal(3, 5, seed=1)
+    chain = js.dissect(lambda x: jnp.tanh(B @ jnp.tanh(A @ x)), normal(4)).depth
+    got = js.log_gradient_norms(chain, jnp.ones(3))
+    want = jax.grad(lambda x: jnp.tanh(B @ jnp.tanh(A @ x)).sum())(normal(4))
+    np.testing.assert_allclose(got[0], jnp.log(jnp.linalg.norm(want)), atol=1e-12)

@@ -170,6 +170,8 @@ def _params(operation: Operation) -> Any:
             held += [id(c) for c in value.consts]
     if operation.name.startswith("custom_"):
         return _rule(operation)
+    if any(equation.primitive.name.startswith("custom_") for body in operation.bodies for equation in body.eqns):
+        return id(operation.equation)
     return str(sorted((k, str(v)) for k, v in params.items())), tuple(held)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jacspec import _checks, _finite, _links, _states
+from jacspec import _checks, _finite, _links, _precision, _states
 from jacspec._calls import called
 from jacspec.chain import JacobianChain
 from jacspec.networks import _refusals
@@ -74,6 +74,7 @@ def dissect(
     _checks.finite(name, "model", dict(zip(trace.names, trace.arrays, strict=True)))
     leaves = _refusals.asked(trace, wrt)
     program = written_out(trace.closed, leaves)
+    _checks.finite(name, "model.captured", list(program.captured.values()))
     values = {v: jnp.asarray(a) for v, a in zip(program.inputs, trace.arrays, strict=True)} | program.captured
     sources, said = _sources(program, trace, leaves, wrt)
     found = flow(program, sources)
@@ -91,6 +92,8 @@ def dissect(
     _refusals.memory(found, positions)
 
     steps, states = called(name, "model", lambda *_: walked(found, cut, values), *inputs, form="model(*inputs)")
+    for block, h in zip(described, states[1:], strict=True):
+        _precision.warn_if_narrow(name, f"model, block {block.where}", h)
     timed: dict[str, Any] = {}
     for scan in scans(program):
         _add(timed, common(tuple(sorted(names(scan)))) or scan.where, scan)
@@ -141,6 +144,8 @@ def _names(program: Program, trace: Traced) -> Callable:
 
 def _positions(found: Flow, names: Callable, blocks: Any) -> list[int]:
     """Where the factors end."""
+    if not found.steps:  # the input itself is given out
+        return [0, 0]
     chosen = Chooser(found, lambda step: names(found.operation(step))).positions()
     if blocks == "auto":
         return chosen
