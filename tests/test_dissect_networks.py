@@ -376,3 +376,35 @@ def test_gradient_norms_where_widths_change():
     got = js.log_gradient_norms(chain, jnp.ones(3))
     want = jax.grad(lambda x: jnp.tanh(B @ jnp.tanh(A @ x)).sum())(normal(4))
     np.testing.assert_allclose(got[0], jnp.log(jnp.linalg.norm(want)), atol=1e-12)
+
+
+class Layered(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        class Layer(linen.Module):
+            @linen.compact
+            def __call__(self, x, _):
+                return x + linen.Dense(4, param_dtype=jnp.float64)(linen.tanh(x)), None
+
+        scan = linen.scan(Layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=3)
+        return scan(name="layers")(x, None)[0]
+
+
+def test_scan_over_layers_is_depth():
+    model = Layered()
+    variables = model.init(jax.random.key(0), normal(4))
+    anatomy = js.dissect(model, normal(4), variables=variables)
+    check(anatomy, lambda x: model.apply(variables, x), normal(4))
+    assert [block.where for block in anatomy.blocks] == [f"layers.Dense_0[{i}]" for i in range(3)]
+    assert len(anatomy.times) == 0
+
+
+def test_shared_weight_as_the_argument():
+    def net(W, x):
+        for _ in range(4):
+            x = jnp.tanh(W @ x)
+        return x
+
+    anatomy = js.dissect(net, normal(4, 4), normal(4))
+    check(anatomy, lambda W: net(W, normal(4)), normal(4, 4))
+    assert [block.frontier for block in anatomy.blocks] == [2, 2, 2, 1]

@@ -133,7 +133,7 @@ class Chooser:
 
     def _is_weight(self, step: int) -> bool:
         operation = self.flow.operation(step)
-        carried = [a in self.flow.carried for a in operation.read]
+        carried = [a in self.flow.carried and a not in self.flow.sources for a in operation.read]
         return is_weighted(operation) and (operation.name not in WEIGHTED or sum(carried) < 2)
 
     def is_activation(self, unit: Unit) -> bool:

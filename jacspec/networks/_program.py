@@ -81,7 +81,7 @@ class Program:
         outputs: numbers of the results, or `Constant`.
         avals: shape and dtype of every value, by number.
         captured: the value of every constant array that has a number.
-        hoisted: numbers of values that are read from stacked parameters, one layer of them each.
+        hoisted: values that are one layer of stacked parameters, with the number of the layer.
     """
 
     operations: list[Operation]
@@ -89,7 +89,7 @@ class Program:
     outputs: list[Any]
     avals: dict[int, Any]
     captured: dict[int, Any]
-    hoisted: set[int]
+    hoisted: dict[int, int]
 
 
 def written_out(closed: ClosedJaxpr, wrt: Sequence[int] = ()) -> Program:
@@ -102,7 +102,7 @@ class _Writer:
         self.operations: list[Operation] = []
         self.avals: dict[int, Any] = {}
         self.captured: dict[int, Any] = {}
-        self.hoisted: set[int] = set()
+        self.hoisted: dict[int, int] = {}
         inputs = [self.new(v.aval) for v in closed.jaxpr.invars]
         self.dependent = {inputs[i] for i in wrt}
         outputs = self.write(closed.jaxpr, self.constants(closed), inputs, ())
@@ -156,7 +156,7 @@ class _Writer:
         stacks, kept = given[fixed + carried :], []
         for i in range(length)[:: -1 if equation.params["reverse"] else 1]:
             layer = [self.helper(lambda a, i=i: lax.index_in_dim(a, i, keepdims=False), [a], path)[0] for a in stacks]
-            self.hoisted |= {a for a, of in zip(layer, stacks, strict=True) if of not in self.dependent}
+            self.hoisted |= {a: i for a, of in zip(layer, stacks, strict=True) if of not in self.dependent}
             out = self.write(body.jaxpr, constants, [*shared, *carry, *layer], path)
             carry = out[:carried]
             kept.append(out[carried:])

@@ -173,8 +173,9 @@ def _block(found: Flow, names: Callable, start: int, stop: int, piece: Piece) ->
     read = dict.fromkeys(n for operation in piece.operations for n in sorted(names(operation)))
     shapes = tuple(tuple(found.program.avals[v].shape) for v in piece.after)
     line = next((operation.where for operation in reversed(steps) if operation.where), "")
+    layers = {found.program.hoisted[v] for v in piece.given if v in found.program.hoisted}
     return Block(
-        common(tuple(read)) or line,
+        (common(tuple(read)) or line) + (f"[{layers.pop()}]" if len(layers) == 1 else ""),
         line,
         shapes[0] if len(shapes) == 1 else shapes,
         tuple(operation.name for operation in steps),
