@@ -408,3 +408,32 @@ def test_shared_weight_as_the_argument():
     anatomy = js.dissect(net, normal(4, 4), normal(4))
     check(anatomy, lambda W: net(W, normal(4)), normal(4, 4))
     assert [block.frontier for block in anatomy.blocks] == [2, 2, 2, 1]
+
+
+@pytest.mark.parametrize("budget", [None, 0])
+def test_a_slope_that_is_not_finite_is_told(monkeypatch, budget):
+    if budget is not None:
+        monkeypatch.setattr("jacspec._links.STORED_BYTES", budget)
+    with pytest.warns(UserWarning, match="Jacobian of step 1 is not finite"):
+        chain = js.dissect(lambda x: jnp.sqrt(x), jnp.array([0.0, 1.0])).depth
+    assert chain.first_nonfinite == 1
+
+
+@pytest.mark.slow
+def test_deep_network_compiles_as_fast_as_a_block():
+    import time
+
+    block = lambda W, x: x + jnp.tanh(jax.nn.softmax(x @ W[0] @ x.T) @ x @ W[1])
+    W = normal(24, 2, 32, 32) / 6
+
+    def net(x):
+        for w in W:
+            x = block(w, x)
+        return x
+
+    start = time.process_time()
+    chain = js.dissect(net, normal(16, 32)).depth
+    norms = js.log_gradient_norms(chain, jnp.ones(512))
+    assert time.process_time() - start < 20
+    want = jax.grad(lambda x: net(x).sum())(normal(16, 32))
+    np.testing.assert_allclose(norms[0], jnp.log(jnp.linalg.norm(want)), atol=1e-10)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jacspec import _checks, _finite, _links, _precision, _states
 from jacspec._calls import called
-from jacspec.chain import JacobianChain
+from jacspec.chain import JacobianChain, flagged
 from jacspec.networks import _refusals
 from jacspec.networks._choice import Chooser, single
 from jacspec.networks._flow import Flow, flow, inexact
@@ -207,6 +207,7 @@ def _depth(steps: list, states: list, described: tuple[Block, ...], reverse: lis
         operators, sound = [J for J, _ in asked], jnp.stack([ok for _, ok in asked])
     else:
         operators = [Wide(*part) for part in zip(steps, states[:-1], reverse, strict=True)]
-        sound = jnp.ones(len(steps), bool)
+        probe = lambda J, h: jnp.isfinite(J.pull(jnp.ones((_states.size(h), 1), jnp.result_type(*jax.tree.leaves(h)))))
+        sound = jnp.stack([probe(J, h).all() for J, h in zip(operators, states[1:], strict=True)])
     links = _links.of_operators(operators, states, sound, widths)
-    return JacobianChain(links, _finite.first_nonfinite_of(states))
+    return flagged("dissect", links, jnp.asarray(-1), _finite.first_nonfinite_of(states), warn=True)
