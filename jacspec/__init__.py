@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "JacobianChain", "LyapunovSpectrum", "Spectrum", "__version__", "activations", "adjoints", "batched", "cells",
-    "compare", "comparison", "from_flax", "initializers", "jacobian_chain", "layer_chain", "layers",
+    "compare", "comparison", "dissect", "from_flax", "initializers", "jacobian_chain", "layer_chain", "layers",
     "log_gradient_norms", "log_singular_values", "lyapunov_exponents", "models", "over_time",
     "parameter_gradient_by_lag", "parameter_gradient_norms", "plotting", "remedies", "results", "spectrum", "stack",
     "tasks", "theory", "training",
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from jacspec import comparison, models, plotting, remedies, results, tasks, theory, training
     from jacspec.comparison import compare
     from jacspec.flax import from_flax
+    from jacspec.networks import dissect
 else:
 
     def __getattr__(name: str):
@@ -36,7 +37,7 @@ else:
             hint = f". Did you mean {near[0]!r}?" if near else ""
             text = f"module 'jacspec' has no attribute {name!r}{hint}"
             raise AttributeError(text)
-        room = {"compare": "comparison", "from_flax": "flax"}.get(name, name)
+        room = {"compare": "comparison", "from_flax": "flax", "dissect": "networks"}.get(name, name)
         module = importlib.import_module(f"jacspec.{room}")
         return module if room == name else getattr(module, name)
 

@@ -276,7 +276,7 @@ def jacobian_chain(
     links = dataclasses.replace(links, before=before, last=last)
     links = links if analytic else _steps.linearized_along(name, links, h0, x, keep=keep)
     early, late = first_nonfinite(before), first_nonfinite_of([last])
-    return _flagged(name, links, given, jnp.where((early < 0) & (late >= 0), T, early), warn=check)
+    return flagged(name, links, given, jnp.where((early < 0) & (late >= 0), T, early), warn=check)
 
 
 def layer_chain(layers: Sequence[Callable], x: State, *, jacobian: str = "auto", check: bool = True) -> JacobianChain:
@@ -328,10 +328,10 @@ def layer_chain(layers: Sequence[Callable], x: State, *, jacobian: str = "auto",
         states.append(new)
     widths = tuple(_states.size(h) for h in states)
     links = of_operators(operators, states, jnp.stack(sound) if sound else jnp.ones(0, bool), widths)
-    return _flagged(name, links, given, first_nonfinite_of(states), warn=check)
+    return flagged(name, links, given, first_nonfinite_of(states), warn=check)
 
 
-def _flagged(name: str, links: Any, given: Array, bad: Array, *, warn: bool) -> JacobianChain:
+def flagged(name: str, links: Any, given: Array, bad: Array, *, warn: bool) -> JacobianChain:
     """The chain with the index of its first state, driver or parameter that is not finite, and a warning of it."""
     chain = JacobianChain(links, _finite.earliest(given, bad))
     first = chain.first_nonfinite

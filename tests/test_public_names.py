@@ -16,7 +16,7 @@ NAMES = [
     "spectrum", "Spectrum", "log_singular_values", "lyapunov_exponents", "LyapunovSpectrum",
     "adjoints", "log_gradient_norms", "parameter_gradient_by_lag", "parameter_gradient_norms",
     "from_flax", "cells", "layers", "activations", "initializers", "theory", "remedies", "training",
-    "tasks", "models", "compare", "comparison", "plotting", "results", "__version__",
+    "tasks", "models", "compare", "comparison", "dissect", "plotting", "results", "__version__",
 ]  # fmt: skip
 LATE = ("flax", "optax", "matplotlib", "orbax", "rich", "jacspec.plotting", "jacspec.training")
 WRONG = ("js.spectrums", "js.tasks.addingg", "js.theory.meanfield", "js.importlib", "js.from_flax(1, 2, 3)")

@@ -21,16 +21,16 @@ class Frame(NamedTuple):
     function: str
 
 
-def lines(path: Sequence[Any]) -> list[Frame]:
+def lines(path: Sequence[Any], here: str = HERE) -> list[Frame]:
     """The lines outside JAX from the last of some equations, each inside the one before, to the question.
 
-    Innermost first; those of a program within a program end where it begins.
+    Innermost first; those of a program within a program end where it begins: in the folder `here`.
     """
     found, jax_itself = [], _folders("jax", "jaxlib")
     for equation in reversed(path):
         trace = equation.source_info.traceback
         frames = [Frame(f.file_name, f.line_num, f.function_name) for f in (trace.frames if trace is not None else ())]
-        inner = [*itertools.takewhile(lambda frame: not frame.file.startswith(HERE), frames)]
+        inner = [*itertools.takewhile(lambda frame: not frame.file.startswith(here), frames)]
         found += [frame for frame in inner if not frame.file.startswith(jax_itself)]
         if len(inner) < len(frames):
             break

@@ -1,0 +1,110 @@
+"""The chain over time of every scan: its body is the step, its first carry the state, what it scans over the drivers.
+
+A carry that is not floating (a counter, a key) has no derivative: its values along the way become drivers.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import jaxpr_as_fun
+
+from jacspec import _checks
+from jacspec._origin.lines import lines, place
+from jacspec.chain import JacobianChain, jacobian_chain
+from jacspec.networks._flow import inexact
+from jacspec.networks._pieces import performed
+from jacspec.networks._program import HERE, Constant, Operation, Program
+
+
+class Times(Mapping[str, JacobianChain]):
+    """The chains over time by name, each made when it is first asked for."""
+
+    def __init__(self, program: Program, values: dict[int, Any], names: dict[str, Operation]):
+        self._program, self._values, self._names = program, values, names
+        self._made: dict[str, JacobianChain] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, name: str) -> JacobianChain:
+        if name not in self._names:
+            _checks.one_of("Anatomy.times", "name", name, self._names)
+        if name not in self._made:
+            self._made[name] = _chain(self._program, self._values, self._names[name])
+        return self._made[name]
+
+    def __repr__(self) -> str:
+        return f"Times({', '.join(self._names)})"
+
+
+def scans(program: Program) -> list[Operation]:
+    """The scans that carry a floating state, in order."""
+    has_state = lambda op: any(inexact(v.aval) for v in op.equation.outvars[: op.equation.params["num_carry"]])
+    return [op for op in program.operations if op.name == "scan" and has_state(op)]
+
+
+def associative(program: Program) -> list[str]:
+    """The places of associative scans, which have no step."""
+    found = {}
+    for operation in program.operations:
+        trace = operation.equation.source_info.traceback
+        frames = trace.frames if trace is not None else ()
+        at = next((i for i, frame in enumerate(frames) if frame.function_name == "associative_scan"), None)
+        if at is not None:
+            outside = {(f.file_name, f.line_num, f.function_name) for f in frames[at:]}
+            found[place([f for f in lines(operation.path, HERE) if tuple(f) in outside])] = None
+    return list(found)
+
+
+class Associative:
+    """An associative scan in the place of a chain over time: asked for, it says why there is none."""
+
+    def __init__(self, where: str):
+        self.where = where
+
+
+def _chain(program: Program, values: dict[int, Any], scan: Any) -> JacobianChain:
+    if isinstance(scan, Associative):
+        hint = "Write it as jax.lax.scan(lambda h, x: (a * h + x, ...), h0, xs): that is the step."
+        text = _checks.message(
+            "Anatomy.times", "name", f"is an associative scan at {scan.where}, which has no step", hint=hint
+        )
+        raise ValueError(text)  # noqa: TRY004
+    wanted, chosen = set(scan.read), []
+    for operation in reversed(program.operations[: program.operations.index(scan)]):
+        if any(v in wanted for v in operation.outputs):
+            chosen.append(operation)
+            wanted |= set(operation.read)
+    operands = [a for a in scan.inputs if not isinstance(a, Constant)]
+    compute = jax.jit(lambda given: [performed(chosen[::-1], given)[a] for a in operands])
+    got = dict(zip(operands, compute({v: a for v, a in values.items() if v in wanted}), strict=True))
+    given = [jnp.asarray(a.value) if isinstance(a, Constant) else got[a] for a in scan.inputs]
+
+    params = scan.equation.params
+    fixed, carried, body = params["num_consts"], params["num_carry"], jaxpr_as_fun(params["jaxpr"])
+    constants, start, xs = given[:fixed], given[fixed : fixed + carried], given[fixed + carried :]
+    xs = [jnp.flip(x, 0) for x in xs] if params["reverse"] else xs
+    moving = [inexact(jax.typeof(c)) for c in start]
+    split = lambda carry, kind: [c for c, m in zip(carry, moving, strict=True) if m is kind]
+
+    def joined(h: list, rest: list) -> list[Any]:
+        parts = {True: iter(h), False: iter(rest)}
+        return [next(parts[m]) for m in moving]
+
+    def step(h: Any, x: Any) -> Any:
+        carry = joined(list(h) if isinstance(h, tuple) else [h], x[0])
+        new = split(body(*constants, *carry, *x[1])[:carried], True)
+        return tuple(new) if len(new) > 1 else new[0]
+
+    rest: list[Any] = []
+    if not all(moving):
+        follow = lambda carry, x: (body(*constants, *carry, *x)[:carried], split(carry, False))
+        rest = lax.scan(follow, start, xs, length=params["length"])[1]
+    h0 = split(start, True)
+    return jacobian_chain(step, tuple(h0) if len(h0) > 1 else h0[0], (rest, xs), length=params["length"])
