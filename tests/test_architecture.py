@@ -24,7 +24,9 @@ RANKS: dict[str, float] = {
     **dict.fromkeys(["_leading", "_long_run", "_walks", "_overlays", "_doubt"], 2.5),
     "_conditioning": 2.7,
     **dict.fromkeys(["parameter_gradients", "compose"], 3.5),
-    **dict.fromkeys(["spectrum", "lyapunov", "gradients", "initializers", "flax", "networks", "tasks", "results", "plotting"], 3),
+    **dict.fromkeys(
+        ["spectrum", "lyapunov", "gradients", "initializers", "flax", "networks", "tasks", "results", "plotting"], 3
+    ),
     **dict.fromkeys(["remedies", "models"], 4),
     **dict.fromkeys(["training", "diagnosis"], 5),
     "comparison": 5.5,
