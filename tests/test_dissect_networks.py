@@ -198,7 +198,13 @@ def check(anatomy, f, x, rtol=1e-12):
     np.testing.assert_allclose(P, want, atol=rtol * np.abs(want).max(), rtol=0)
 
 
-@pytest.mark.parametrize("name", NETS)
+SLOW = {"simple_cell", "optimized_lstm", "mixer", "generator", "rematerialized", "pooled"}
+"""Another one is dissected by the same rules among the quick ones."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in NETS]
+)
 def test_network(name):
     make, shape, blocks, times = NETS[name]
     model, x = make(), normal(*shape)

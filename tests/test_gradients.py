@@ -128,7 +128,7 @@ def test_log_norms_lie_between_the_singular_values():
     assert (norms >= spectra[:, -1] - 1e-9).all()
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("dtype", [np.float64, pytest.param(np.float32, marks=pytest.mark.slow)])
 def test_a_parameter_that_acted_long_ago_is_tiny_and_not_zero(dtype):
     """h' = tanh(.3 h + U x + .1) with x at the first step alone: U acted once, and W and b to the end."""
     one, xs = jnp.ones(1, dtype), jnp.zeros((1000, 1), dtype).at[0].set(1)

@@ -238,3 +238,14 @@ def test_a_product_that_is_turned(monkeypatch):
     move = jnp.asarray(np.random.default_rng(4).standard_normal(Js.shape))
     forward = jax.jit(lambda: jax.jvp(total, (Js,), (move,))[1])()
     np.testing.assert_allclose(forward, jnp.sum(gradient * move), rtol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("origin", ["start", "end"])
+@pytest.mark.parametrize(("first", "want"), [(0.0, -np.inf), (1e-25, 2 * np.log(1e-25) + np.log(1e20))])
+def test_a_step_that_is_large_where_the_product_is_faint_or_dead(first, want, origin, dtype):
+    """Its size is that on what is left of the product: neither a product of zero nor a faint one is lost to infinities."""
+    Js = np.array([np.diag([1.0, first])] * 2 + [np.diag([0.0, 1e20])]).astype(dtype)
+    found = js.spectrum(js.JacobianChain.from_matrices(Js), origin=origin)
+    assert found.converged
+    np.testing.assert_allclose(found.log_singular_values, [want, -np.inf], rtol=1e-5)
