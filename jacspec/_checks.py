@@ -128,21 +128,6 @@ def array(function: str, argument: str, value: Any, ndim: int | tuple[int, ...] 
     return jnp.asarray(value)
 
 
-def warn_if_flushed(function: str, argument: str, tree: Any) -> None:
-    """Warn where a row of a concrete array lives on numbers below the smallest normal one, which XLA takes as zero."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if not is_concrete(leaf) or leaf.size == 0:
-            continue
-        info, size = jnp.finfo(leaf.dtype), np.abs(np.asarray(leaf))
-        lost = (size > 0) & (size < info.tiny)
-        lost &= np.max(size, axis=-1, keepdims=True) < info.tiny / info.eps
-        if lost.any():
-            text = f"has {int(lost.sum())} of {lost.size} numbers below {info.tiny:.1e}, the smallest normal one: they count as zeros"
-            hint = "Multiply all by 2**k: a step of a product of T then adds k ln 2. Or use float64."
-            name = argument + jax.tree_util.keystr(path)
-            warnings.warn(message(function, name, text, hint=hint), stacklevel=4)
-
-
 def warn_if_narrowed(function: str, argument: str, value: Any) -> None:
     """Warn (once a message, by Python's default filter) where 64-bit data would silently become 32-bit.
 

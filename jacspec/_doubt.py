@@ -23,7 +23,7 @@ from jax import Array, lax
 from jacspec import _checks
 from jacspec._product import logs as lg
 from jacspec._product.image import NEAR_ONE
-from jacspec._slopes import SMALL, STOPPED, may_be_stopped, shows_slopes, told_apart, with_parts
+from jacspec._product.slopes import SMALL, STOPPED, knows_stops, may_be_stopped, shows_slopes, with_parts
 from jacspec.chain import rescale
 from jacspec.operators import in_turn, smallest_factor
 from jacspec.typing import StepJacobian
@@ -39,7 +39,8 @@ DISTANCE = {4: 5e-3, 8: 1e-7}
 5000 steps in float32."""
 
 LOG_TWO = {4: (0.693359375, -2.12194440e-4), 8: (6.93147180369123816490e-01, 1.90821492927058770002e-10)}
-"""ln 2 in two parts, by the bytes of a number: an exponent times the first is exact, so that a long sum does not drift."""
+"""ln 2 in two parts, by the bytes of a number: the first has so few digits that its product with an exponent is exact, and
+a long sum does not drift. The numbers are those of fdlibm's logarithms (Sun Microsystems, 1993)."""
 
 
 class Gradient(NamedTuple):
@@ -74,18 +75,18 @@ def pulled(gradient: Gradient, J: StepJacobian, t: Array) -> Gradient:
         most = SMALL * gradient.support.shape[0]
         operators = [factor, *(_nudged(factor, most, seed, i) for i in range(1, 1 + COPIES))]
         maps: list[Map] = [lambda u, J=J: [J.pull(u[:, None])[:, 0]] for J in operators]
-        (gradient,) = through(gradient, maps, seed, told_apart=told_apart(factor))
+        (gradient,) = through(gradient, maps, seed, changed=knows_stops(factor))
     return gradient
 
 
-def through(gradient: Gradient, maps: Sequence[Map], t: Array, *, told_apart: bool = True) -> list[Gradient]:
+def through(gradient: Gradient, maps: Sequence[Map], t: Array, *, changed: Array | bool) -> list[Gradient]:
     """What a linear map makes of a gradient.
 
     Args:
         gradient: of n numbers.
         maps: the map for the gradient and for each copy; they may differ by rounding.
         t: a number from which all that is random is drawn.
-        told_apart: whether numbers of the maps that may have been stopped short of zero are changed already.
+        changed: whether in the maps for the copies all slopes that may have been stopped short of zero differ already.
 
     Returns:
         A gradient for every vector that the map returns.
@@ -105,10 +106,10 @@ def through(gradient: Gradient, maps: Sequence[Map], t: Array, *, told_apart: bo
     low = size < 1 / NEAR_ONE
     lift = jnp.where(low, jnp.clip(jnp.floor(-jnp.log2(size)), 0, jnp.finfo(dtype).maxexp - 30.0), 0)
     right, copies = lax.stop_gradient(_cond(low, lambda: images(shrink * jnp.exp2(lift)), lambda: (found, copies)))
-    # terms of a small product underflow; its tangent, with that of a unit vector, does not
+    # terms of a small product underflow, those of its tangent do not: only the value comes from the raised vector
     raised = [v * jnp.exp2(lift) for v in found]
     found = [jnp.where(low, v + lax.stop_gradient(r - v), v) for v, r in zip(raised, right, strict=True)]
-    stopped = jnp.where(told_apart, 0, STOPPED * least * jnp.exp2(lift))
+    stopped = jnp.where(changed, 0, STOPPED * least * jnp.exp2(lift))
 
     def with_small(found: list[Array], copies: list[list[Array]]) -> tuple[list[Array], list[list[Array]]]:
         large = jnp.where(support, float(jnp.finfo(dtype).max) ** 0.9, 0)
@@ -195,7 +196,7 @@ def _cond(predicate: Array, true: Callable, false: Callable, *args: Any) -> Any:
 
 
 def _nudged(J: Any, most: int, t: Array, seed: int) -> Any:
-    """J with its small parts changed by a few roundings, and slopes that may have been stopped by up to their size."""
+    """J with its small parts changed by a few roundings, and those that may be stopped slopes anywhere down to zero."""
 
     def nudged(part: Array, place: int) -> Array:
         dtype, own = jnp.promote_types(part.dtype, jnp.float32), seed + (place + 1) * (COPIES + 1)

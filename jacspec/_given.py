@@ -1,14 +1,16 @@
 """Step Jacobians that a user gives, checked."""
 
 import itertools
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jacspec import _checks, _precision
 from jacspec._links import Listed, Shared, Stored, of_operators
-from jacspec._slopes import has_normal_rows
+from jacspec._product.slopes import lost
 from jacspec.operators import Given
 
 
@@ -38,13 +40,15 @@ def matrices(name: str, Js: Any, check: bool) -> Stored | Listed:
     (Js,) = _precision.widened(name, jacobians=Js)
     if check:
         _checks.finite(name, "jacobians", Js)
-        _checks.warn_if_flushed(name, "jacobians", Js)
+    zeros: Any = jax.tree.map(lost, Js)
+    if check:
+        _warn_of_zeros(name, "jacobians", Js, zeros)
     if isinstance(Js, list) or Js.shape[1] != Js.shape[2]:
         widths = (Js[0].shape[1], *(J.shape[0] for J in Js))
         sound = jnp.stack([jnp.isfinite(J).all() for J in Js])
-        return of_operators([Given(J, has_normal_rows(J)) for J in Js], None, sound, widths)
+        return of_operators([Given(J, ~jnp.any(z)) for J, z in zip(Js, zeros, strict=True)], None, sound, widths)
     sound = jnp.isfinite(Js).all(axis=(1, 2))
-    return Stored(Given(Js, has_normal_rows(Js)), None, sound, Js.shape[0], Js.shape[:0:-1])
+    return Stored(Given(Js, ~jnp.any(zeros, axis=(1, 2))), None, sound, Js.shape[0], Js.shape[:0:-1])
 
 
 def factors(name: str, d: Any, W: Any, check: bool) -> Shared:
@@ -60,6 +64,19 @@ def factors(name: str, d: Any, W: Any, check: bool) -> Shared:
     if check:
         _checks.finite(name, "d", d)
         _checks.finite(name, "W", W)
-        _checks.warn_if_flushed(name, "d", d[..., None])
-        _checks.warn_if_flushed(name, "W", W)
+        _warn_of_zeros(name, "d", d, lost(d[..., None]))
+        _warn_of_zeros(name, "W", W, lost(W))
     return Shared(d, W, jnp.isfinite(d).all(axis=1) & jnp.isfinite(W).all())
+
+
+def _warn_of_zeros(name: str, argument: str, given: Any, zeros: Any) -> None:
+    """Warn of numbers that XLA takes as zeros where they decide a row; `zeros` tells which (`lost`)."""
+    leaves = jax.tree.leaves(zeros)
+    if not all(map(_checks.is_concrete, leaves)):
+        return
+    count, size = sum(int(z.sum()) for z in leaves), sum(z.size for z in leaves)
+    if count:
+        least = jnp.finfo(jax.tree.leaves(given)[0].dtype).tiny
+        text = f"has {count} of {size} numbers below {least:.1e}, the smallest normal one: they count as zeros"
+        hint = "Multiply all by 2**k, and subtract T k ln 2 from the logs of a product of T steps. Or use float64."
+        warnings.warn(_checks.message(name, argument, text, hint=hint), stacklevel=4)

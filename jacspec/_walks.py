@@ -15,8 +15,8 @@ from jax import Array
 from jacspec._links import Listed
 from jacspec._product import recursion
 from jacspec._product.image import Zeros, given, guide, image, live_rows, near_one
+from jacspec._product.slopes import knows_stops, shows_slopes, with_parts
 from jacspec._pytree import pytree
-from jacspec._slopes import shows_slopes, told_apart, with_parts
 from jacspec.chain import JacobianChain, rescale
 from jacspec.operators import in_turn, norms, pieces, row_norms
 from jacspec.typing import StepJacobian
@@ -87,16 +87,16 @@ class _Regrouped:
 
     @property
     def shows_slopes(self) -> bool:
-        """Whether J does."""
+        """Whether J shows its slopes."""
         return shows_slopes(self.J)
 
     @property
-    def told_apart(self) -> bool:
-        """Whether the numbers of J are."""
-        return told_apart(self.J)
+    def knows_stops(self) -> bool:
+        """Whether it is known which numbers of J were stopped."""
+        return knows_stops(self.J)
 
     def with_parts(self, most: int, change: Callable[[Array, int], Array]) -> "_Regrouped":
-        """The same with parts of J changed."""
+        """The same of J with its parts changed."""
         return _Regrouped(with_parts(self.J, most, change), self.scale)
 
     def _divided(self, V: Array) -> Array:

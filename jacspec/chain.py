@@ -164,7 +164,7 @@ class JacobianChain:
             ValueError: for shapes that do not follow on one another, or NaN or Inf.
 
         Warns:
-            UserWarning: where numbers below the smallest normal one, which count as zeros, decide a row.
+            UserWarning: where a row consists of numbers near the smallest normal one, and those below it count as zeros.
 
         Example:
             >>> import jax.numpy as jnp, jacspec as js
@@ -185,6 +185,9 @@ class JacobianChain:
         Raises:
             TypeError: for arrays that are not floating.
             ValueError: for shapes that do not fit, or NaN or Inf.
+
+        Warns:
+            UserWarning: as `from_matrices`.
         """
         return JacobianChain(_given.factors("JacobianChain.from_factors", d, W, check), jnp.asarray(-1))
 

@@ -109,7 +109,7 @@ class Matrix:
 
     @property
     def shows_slopes(self) -> bool:
-        """An entry does not say which slopes it is made of."""
+        """False: an entry does not say which slopes it is made of (`jacspec._product.slopes`)."""
         return False
 
     def push(self, V: Array) -> Array:
@@ -136,13 +136,13 @@ class Matrix:
 
 @pytree
 class Given(Matrix):
-    """A matrix that was given: its entries are what they are.
+    """A matrix (m, n) that was given: it has no slopes that could have been stopped short of zero.
 
     Attributes:
-        told_apart: (), whether no row of it lives on numbers below the smallest normal one, which count as zeros.
+        knows_stops: (), whether its entries are what they are: no row is decided by numbers that count as zeros.
     """
 
-    told_apart: Array
+    knows_stops: Array
 
 
 @pytree

@@ -169,7 +169,7 @@ def _terms(f: Callable, leaves: list[Array], out: State, gradient: Gradient, t: 
     _, vjp = jax.vjp(f, leaves)
     dtype = gradient.units[0].dtype
     pull = lambda u: [leaf.ravel().astype(dtype) for leaf in vjp(shaped(out, u))[0]]
-    return _doubt.through(gradient, [pull] * (1 + _doubt.COPIES), t, told_apart=False)
+    return _doubt.through(gradient, [pull] * (1 + _doubt.COPIES), t, changed=False)
 
 
 def _read(terms: Sequence[Gradient], dtype: Any) -> tuple[list[Array], list[Array], Array, Array]:

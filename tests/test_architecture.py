@@ -14,7 +14,6 @@ RANKS: dict[str, float] = {
     **dict.fromkeys(["typing", "_pytree", "_checks", "_files", "_origin"], 0),
     **dict.fromkeys(["_primitives", "_precision", "_calls", "_states"], 0.3),
     **dict.fromkeys(["operators", "_report"], 0.5),
-    "_slopes": 0.6,
     "_lapack": 0.7,
     **dict.fromkeys(["activations", "_product", "_claims"], 1),
     "_links": 1.4,
@@ -46,7 +45,7 @@ CORE = {
     "_links",
     "chain",
 }
-CORE |= {"_primitives", "_precision", "_calls", "_states", "_finite", "_given", "_doubt", "_conditioning", "_slopes"}
+CORE |= {"_primitives", "_precision", "_calls", "_states", "_finite", "_given", "_doubt", "_conditioning"}
 CORE |= {
     "cells",
     "layers",

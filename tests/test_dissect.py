@@ -6,26 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from anatomies import F64, agrees, normal, pure
 from flax import linen, nnx
 
 import jacspec as js
 
 pytestmark = pytest.mark.filterwarnings("ignore:scatter inputs:FutureWarning")  # BatchNorm keeps float32 statistics
-
-F64 = {"dtype": jnp.float64, "param_dtype": jnp.float64}
-
-
-def product(chain):
-    return functools.reduce(lambda P, J: np.asarray(J) @ P, chain.dense(), np.eye(chain.shape[1]))
-
-
-def agrees(anatomy, f, x, rtol=1e-12):
-    want = np.concatenate([np.asarray(a).reshape(-1, x.size) for a in jax.tree.leaves(jax.jacrev(f)(x))])
-    np.testing.assert_allclose(product(anatomy.depth), want, atol=rtol * np.abs(want).max(), rtol=0)
-
-
-def normal(*shape, seed=0):
-    return jax.random.normal(jax.random.key(seed), shape)
 
 
 class MLP(nnx.Module):
@@ -157,14 +143,7 @@ def test_product_is_the_whole_and_blocks_are_counted(name):
     make, shape, want = NETS[name]
     model, x = make(), normal(*shape)
     anatomy = js.dissect(model, x)
-    fresh = model
-    if isinstance(model, nnx.Module):
-        graph, state = nnx.split(model)
-        leaves, tree = jax.tree.flatten(state)
-        fresh = lambda x: jax.jit(lambda own, x: nnx.merge(graph, jax.tree.unflatten(tree, own), copy=True)(x))(
-            leaves, x
-        )
-    agrees(anatomy, fresh, x)
+    agrees(anatomy, pure(model), x)
     got = [block.where for block in anatomy.blocks]
     assert (len(got) if isinstance(want, int) else got) == want
 

@@ -4,31 +4,15 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
+from anatomies import F64, agrees, normal, pure, s5, with_scan
 from flax import linen, nnx
 
 import jacspec as js
 
-F64 = {"dtype": jnp.float64, "param_dtype": jnp.float64}
-
-
-def normal(*shape, seed=0):
-    return jax.random.normal(jax.random.key(seed), shape)
-
 
 def rngs():
     return nnx.Rngs(0)
-
-
-def pure(model):
-    """An NNX module as a function whose arrays are traced, so that it may change itself."""
-    if not isinstance(model, nnx.Module):
-        return model
-    graph, state = nnx.split(model)
-    leaves, tree = jax.tree.flatten(state)
-    run = jax.jit(lambda own, x: nnx.merge(graph, jax.tree.unflatten(tree, own), copy=True)(x))
-    return lambda x: run(leaves, x)
 
 
 class PostNorm(nnx.Module):
@@ -116,21 +100,9 @@ def sequential():
     return nnx.Sequential(linear(4, 6), nnx.relu, linear(6, 2), nnx.relu, linear(2, 6), nnx.relu, linear(6, 4))
 
 
-def with_scan(x):
-    W = normal(4, 4)
-    return jax.lax.scan(lambda h, u: (jnp.tanh(W @ h + u), None), x, normal(6, 4, seed=1))[0]
-
-
 def with_cond(x):
     W = normal(4, 4)
     return jax.lax.cond(x.sum() > 0, lambda x: jnp.tanh(W @ x), lambda x: W.T @ x, jnp.tanh(W @ x))
-
-
-def s5(x):
-    B, lam = normal(4, 4) + 1j * normal(4, 4, seed=1), jnp.exp(1j * normal(4) - 0.1)
-    u, a = x @ B, jnp.broadcast_to(lam, x.shape)
-    y = jax.lax.associative_scan(lambda p, q: (p[0] * q[0], q[0] * p[1] + q[1]), (a, u))[1]
-    return x + jnp.tanh((y @ B).real)
 
 
 def runge_kutta(x):
@@ -192,12 +164,6 @@ NETS = {
 }
 
 
-def check(anatomy, f, x, rtol=1e-12):
-    P = functools.reduce(lambda P, J: np.asarray(J) @ P, anatomy.depth.dense(), np.eye(x.size))
-    want = np.concatenate([np.asarray(a).reshape(-1, x.size) for a in jax.tree.leaves(jax.jacrev(f)(x))])
-    np.testing.assert_allclose(P, want, atol=rtol * np.abs(want).max(), rtol=0)
-
-
 SLOW = {"simple_cell", "optimized_lstm", "mixer", "generator", "rematerialized", "pooled"}
 """Another one is dissected by the same rules among the quick ones."""
 
@@ -209,7 +175,7 @@ def test_network(name):
     make, shape, blocks, times = NETS[name]
     model, x = make(), normal(*shape)
     anatomy = js.dissect(model, x)
-    check(anatomy, pure(model), x, 1e-6 if name == "post_norm" else 1e-12)  # Flax attends in float32
+    agrees(anatomy, pure(model), x, 1e-6 if name == "post_norm" else 1e-12)  # Flax attends in float32
     got = [block.where for block in anatomy.blocks]
     assert (len(got) if isinstance(blocks, int) else got) == blocks
     if times is not None:
@@ -220,7 +186,7 @@ def test_linen_recurrent_network():
     model, x = LinenRNN(), normal(1, 5, 3)
     variables = model.init(jax.random.key(0), x)
     anatomy = js.dissect(model, x, variables=variables)
-    check(anatomy, lambda x: model.apply(variables, x), x)
+    agrees(anatomy, lambda x: model.apply(variables, x), x)
     assert [chain.length for chain in anatomy.times.values()] == [5]
     assert len(anatomy.blocks) == 2
 
@@ -229,159 +195,8 @@ def test_equinox():
     eqx = pytest.importorskip("equinox")
     model, x = eqx.nn.MLP(4, 3, 8, 3, key=jax.random.key(0), dtype=jnp.float64), normal(4)
     anatomy = js.dissect(model, x)
-    check(anatomy, model, x)
+    agrees(anatomy, model, x)
     assert [block.where for block in anatomy.blocks] == ["layers.0", "layers.1", "layers.2", "layers.3"]
-
-
-def test_any_argument_and_several_outputs():
-    W = {"a": normal(4, 4), "b": normal(4)}
-    net = lambda W, x: (jnp.tanh(W["a"] @ jnp.tanh(W["a"] @ x + W["b"])), W["b"] * 2)
-    flat, unravel = jax.flatten_util.ravel_pytree(W)
-    anatomy = js.dissect(net, W, normal(4))
-    check(anatomy, lambda flat: net(unravel(flat), normal(4)), flat)
-    assert anatomy.depth.shape == (8, 20)
-
-
-def test_reverse_mode_alone():
-    @jax.custom_vjp
-    def sine(x):
-        return jnp.sin(x)
-
-    sine.defvjp(lambda x: (jnp.sin(x), x), lambda x, g: (3 * g * jnp.cos(x),))
-    W = normal(4, 4)
-    f = lambda x: sine(W @ sine(W @ x))
-    anatomy = js.dissect(f, normal(4))
-    check(anatomy, f, normal(4))
-    assert anatomy.depth.length == 2
-
-
-def test_two_rules_behind_one_function_are_two_programs():
-    def with_slope(slope):
-        @jax.custom_jvp
-        def f(x):
-            return jnp.sin(x)
-
-        f.defjvp(lambda x, t: (jnp.sin(x[0]), slope * t[0]))
-        return f
-
-    W, one, two = normal(4, 4), with_slope(1.0), with_slope(2.0)
-    f = lambda x: two(W @ one(W @ x))
-    check(js.dissect(f, normal(4)), f, normal(4))
-
-
-def test_steps_taken_from_a_scan_are_those_of_the_scan():
-    W, us = normal(4, 4), normal(6, 4, seed=1)
-    (chain,) = js.dissect(with_scan, normal(4)).times.values()
-    own = js.jacobian_chain(lambda h, u: jnp.tanh(W @ h + u), normal(4), us)
-    np.testing.assert_allclose(np.asarray(chain.dense()), np.asarray(own.dense()), atol=1e-14)
-
-
-def test_counter_becomes_a_driver():
-    W = normal(4, 4)
-    step = lambda c, _: ((jnp.tanh(W @ c[0]) * jnp.cos(c[1]), c[1] + 1), None)
-    f = lambda x: jax.lax.scan(step, (x, 0), None, length=5)[0][0]
-    (chain,) = js.dissect(f, normal(4)).times.values()
-    P = functools.reduce(lambda P, J: np.asarray(J) @ P, chain.dense(), np.eye(4))
-    np.testing.assert_allclose(P, jax.jacrev(f)(normal(4)), atol=1e-14)
-
-
-REFUSED = {
-    "while": (lambda x: jax.lax.while_loop(lambda s: s.sum() < 10, lambda s: s * 2, jnp.abs(x)), ValueError, "loop of"),
-    "callback": (lambda x: jax.pure_callback(np.sin, x, x), ValueError, "calls the host"),
-    "argmax": (lambda x: jnp.argmax(2 * x), ValueError, "ends in argmax"),
-    "stopped": (lambda x: jax.lax.stop_gradient(2 * x), ValueError, "ends in stop_gradient"),
-    "constant": (lambda x: jnp.ones(3), ValueError, "nothing is computed"),
-    "no function": (3, TypeError, "callable"),
-    "python if": (lambda x: x if x.sum() > 0 else -x, TypeError, "jnp.where"),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_refused(name):
-    model, kind, words = REFUSED[name]
-    with pytest.raises(kind, match=words) as told:
-        js.dissect(model, normal(4))
-    assert str(told.value).startswith("jacspec.dissect: ")
-    if name in ("while", "callback", "argmax", "stopped"):
-        assert "test_dissect_networks.py:" in str(told.value)
-
-
-@pytest.mark.parametrize(
-    ("inputs", "options", "kind", "words"),
-    [
-        (("text",), {}, TypeError, "holds no array"),
-        ((jnp.arange(3),), {}, TypeError, "is not floating"),
-        ((jnp.array([jnp.nan]),), {}, ValueError, "non-finite"),
-        ((jnp.ones(3),), {"wrt": 2}, ValueError, "out of range"),
-        ((jnp.ones(3),), {"wrt": "kernel"}, ValueError, "no parameter"),
-        ((jnp.ones(3),), {"blocks": "some"}, ValueError, "unknown"),
-        ((jnp.ones(3),), {"variables": {}}, ValueError, "Linen"),
-    ],
-)
-def test_wrong_arguments(inputs, options, kind, words):
-    with pytest.raises(kind, match=words):
-        js.dissect(lambda x: x * 2, *inputs, **options)
-
-
-def test_associative_scan_has_no_step():
-    anatomy = js.dissect(s5, normal(8, 4))
-    (name,) = anatomy.times
-    with pytest.raises(ValueError, match=r"Write it as jax\.lax\.scan"):
-        anatomy.times[name]
-
-
-def test_wide_states_are_pushed_and_pulled(monkeypatch):
-    f = lambda x: jnp.tanh(normal(4, 4) @ jnp.tanh(normal(4, 4, seed=1) @ x))
-    kept = js.dissect(f, normal(4)).depth
-    monkeypatch.setattr("jacspec._links.STORED_BYTES", 0)
-    wide = js.dissect(f, normal(4)).depth
-    for J, K in zip(wide.dense(), kept.dense(), strict=True):
-        np.testing.assert_allclose(J, K, atol=1e-14)
-    np.testing.assert_allclose(js.log_singular_values(wide), js.log_singular_values(kept), atol=1e-12)
-
-
-def test_cuts_that_are_asked_for():
-    f = lambda x: jnp.tanh(normal(4, 4) @ jnp.tanh(normal(4, 4, seed=1) @ x))
-    every = js.dissect(f, normal(4), blocks="all")
-    assert [block.operations for block in every.blocks] == [("dot_general",), ("tanh",)] * 2
-    some = js.dissect(f, normal(4), blocks=lambda block: block.operations[-1] == "dot_general")
-    assert [block.operations for block in some.blocks] == [("dot_general",), ("tanh", "dot_general"), ("tanh",)]
-    for anatomy in (every, some):
-        check(anatomy, f, normal(4))
-
-
-def test_an_input_that_is_given_out():
-    anatomy = js.dissect(lambda x: (x, x), normal(3))
-    check(anatomy, lambda x: (x, x), normal(3))
-
-
-def test_two_rules_inside_of_two_scans():
-    def with_slope(slope):
-        @jax.custom_jvp
-        def f(x):
-            return jnp.sin(x)
-
-        f.defjvp(lambda x, t: (jnp.sin(x[0]), slope * t[0]))
-        return f
-
-    W, one, two = normal(4, 4), with_slope(1.0), with_slope(2.0)
-    run = lambda f, x: jax.lax.scan(lambda h, _: (f(W @ h), None), x, None, length=2)[0]
-    f = lambda x: run(two, run(one, x))
-    check(js.dissect(f, normal(4)), f, normal(4))
-
-
-def test_half_precision_is_told():
-    W = normal(4, 4).astype(jnp.bfloat16)
-    with pytest.warns(UserWarning, match="bfloat16"):
-        js.dissect(lambda x: W @ x, normal(4).astype(jnp.bfloat16))
-
-
-def test_gradient_norms_where_widths_change():
-    A, B = normal(5, 4), normal(3, 5, seed=1)
-    chain = js.dissect(lambda x: jnp.tanh(B @ jnp.tanh(A @ x)), normal(4)).depth
-    got = js.log_gradient_norms(chain, jnp.ones(3))
-    want = jax.grad(lambda x: jnp.tanh(B @ jnp.tanh(A @ x)).sum())(normal(4))
-    np.testing.assert_allclose(got[0], jnp.log(jnp.linalg.norm(want)), atol=1e-12)
 
 
 class Layered(linen.Module):
@@ -400,46 +215,6 @@ def test_scan_over_layers_is_depth():
     model = Layered()
     variables = model.init(jax.random.key(0), normal(4))
     anatomy = js.dissect(model, normal(4), variables=variables)
-    check(anatomy, lambda x: model.apply(variables, x), normal(4))
+    agrees(anatomy, lambda x: model.apply(variables, x), normal(4))
     assert [block.where for block in anatomy.blocks] == [f"layers.Dense_0[{i}]" for i in range(3)]
     assert len(anatomy.times) == 0
-
-
-def test_shared_weight_as_the_argument():
-    def net(W, x):
-        for _ in range(4):
-            x = jnp.tanh(W @ x)
-        return x
-
-    anatomy = js.dissect(net, normal(4, 4), normal(4))
-    check(anatomy, lambda W: net(W, normal(4)), normal(4, 4))
-    assert [block.frontier for block in anatomy.blocks] == [2, 2, 2, 1]
-
-
-@pytest.mark.parametrize("budget", [None, 0])
-def test_a_slope_that_is_not_finite_is_told(monkeypatch, budget):
-    if budget is not None:
-        monkeypatch.setattr("jacspec._links.STORED_BYTES", budget)
-    with pytest.warns(UserWarning, match="Jacobian of step 1 is not finite"):
-        chain = js.dissect(lambda x: jnp.sqrt(x), jnp.array([0.0, 1.0])).depth
-    assert chain.first_nonfinite == 1
-
-
-@pytest.mark.slow
-def test_deep_network_compiles_as_fast_as_a_block():
-    import time
-
-    block = lambda W, x: x + jnp.tanh(jax.nn.softmax(x @ W[0] @ x.T) @ x @ W[1])
-    W = normal(24, 2, 32, 32) / 6
-
-    def net(x):
-        for w in W:
-            x = block(w, x)
-        return x
-
-    start = time.process_time()
-    chain = js.dissect(net, normal(16, 32)).depth
-    norms = js.log_gradient_norms(chain, jnp.ones(512))
-    assert time.process_time() - start < 20
-    want = jax.grad(lambda x: net(x).sum())(normal(16, 32))
-    np.testing.assert_allclose(norms[0], jnp.log(jnp.linalg.norm(want)), atol=1e-10)

@@ -15,14 +15,14 @@ import numpy as np
 from jax import Array, lax
 
 from jacspec._product.branch import when
-from jacspec._slopes import SMALL, STOPPED, may_be_stopped, shows_slopes, told_apart, with_parts
+from jacspec._product.slopes import SMALL, STOPPED, knows_stops, may_be_stopped, shows_slopes, with_parts
 from jacspec.operators import in_turn, matmul, norms, pieces, smallest_factor
 
 PROBES = 4
 """Random vectors by which the rounding of J Q is measured."""
 
 SEED = 0x6A616373706563
-"""Nobody else's: a state drawn with the seed of the guide would be the guide, and a norm annihilates its state."""
+"""Of the guide alone: a state drawn from the same seed would equal it, and a norm's Jacobian sends its state to zero."""
 
 NEAR_ONE = 2.0**40
 """Steps whose size lies within 1 / NEAR_ONE ... NEAR_ONE are not rescaled."""
@@ -59,31 +59,28 @@ class Zeros(NamedTuple):
         return self
 
     def rank_if(self, asked: Array) -> Array:
-        """The bound."""
+        """The bound on the rank, which is there already."""
         del asked
         return self.rank
 
 
 class Uncounted(NamedTuple):
-    """J Q before its zeros are followed from factor to factor, which costs four passes and is seldom asked."""
+    """J (m, n) and Q (n, k) before the zeros of J Q are counted, which takes a push and a pull more and is seldom asked."""
 
     J: Any
     Q: Array
-    live: Array
 
     def counted(self) -> Zeros:
-        """The zeros of J Q; columns of Q that are not `live` (k,) are zero."""
-        J, Q, live = jax.tree.map(lax.stop_gradient, tuple(self))
-        n, dtype = Q.shape[0], Q.dtype
+        """The zeros of J Q, followed from factor to factor."""
+        J, Q = jax.tree.map(lax.stop_gradient, tuple(self))
         factors = pieces(J)
-        rows, ranks = _pattern([factor.push for factor in factors], jnp.any(jnp.where(live, Q, 0) != 0, axis=1), dtype)
-        back, more = _pattern([factor.pull for factor in reversed(factors)], jnp.ones(rows.shape[0], bool), dtype)
-        onto = matmul(_patterned(back, dtype)[:, :1].T, Q)[0]
-        ranks = [*ranks, *more, jnp.sum(live & (onto != 0)), jnp.asarray(n)]
-        return Zeros(rows, jnp.min(jnp.stack(ranks)))
+        rows, ranks = _pattern([factor.push for factor in factors], jnp.any(Q != 0, axis=1), Q.dtype)
+        back, more = _pattern([factor.pull for factor in reversed(factors)], jnp.ones(rows.shape[0], bool), Q.dtype)
+        onto = matmul(_patterned(back, Q.dtype)[:, :1].T, Q)[0]
+        return Zeros(rows, jnp.min(jnp.stack([*ranks, *more, jnp.sum(onto != 0)])))
 
     def rank_if(self, asked: Array) -> Array:
-        """The bound on the rank if it is `asked` for, else the width of Q."""
+        """The bound on the rank if it is `asked` for, a boolean; else k, which bounds it, too."""
         return lax.cond(asked, lambda: self.counted().rank, lambda: jnp.asarray(self.Q.shape[1]))
 
 
@@ -121,9 +118,9 @@ def image(J: Any, Q: Array, live: Array, witness: Array, along: Array | None = N
 
     Args:
         J: a step Jacobian, (m, n).
-        Q: (n, k), orthonormal columns; zero where they stand for an exact zero, or `live` is False.
+        Q: (n, k), orthonormal columns.
         live: (k,), False for columns that stand for an exact zero.
-        witness: w, (n, 1), a random vector (`guide`).
+        witness: w, (n, 1), a vector that has come through the chain by itself, or a `guide`.
         along: Q h by another route, if Q itself is the image of an earlier basis; else `combined` (Q).
 
     Returns:
@@ -132,7 +129,7 @@ def image(J: Any, Q: Array, live: Array, witness: Array, along: Array | None = N
     dtype, k = Q.dtype, Q.shape[1]
     info = jnp.finfo(dtype)
     witness = jnp.where(jnp.any(witness != 0), witness, guide(Q.shape[0], dtype))
-    Q = jnp.where(live, Q, 0)  # what J does elsewhere says nothing of the size of the product
+    Q = jnp.where(live, Q, 0)  # what J makes of a dead column says nothing of the size of the product
     along = combined(Q) if along is None else along
     A, shift, thin = Q, jnp.zeros((), dtype), jnp.concatenate([witness, along], axis=1)
     factors, scales = in_turn(J), []
@@ -140,7 +137,7 @@ def image(J: Any, Q: Array, live: Array, witness: Array, along: Array | None = N
     for i, factor in enumerate(factors):
         scale = _scale(factor.push(thin[:, 1:2]))
         A, shift = _scaled(factor, "push", A, scale), shift + scale.exponent
-        scale = scale._replace(before=jnp.maximum(scale.exponent, 0))  # a column may overflow that was not seen
+        scale = scale._replace(before=jnp.maximum(scale.exponent, 0))  # other columns may overflow
         thin = _scaled(factor, "push", thin, scale)
         scales.append(scale)
         if i + 1 < len(factors):  # what underflows here, another factor may magnify
@@ -153,14 +150,17 @@ def image(J: Any, Q: Array, live: Array, witness: Array, along: Array | None = N
         longest = jnp.max(norms(Q, axis=0), initial=0)
         noise = jnp.maximum(noise, info.eps * longest * J.row_norms() * jnp.exp2(-shift))
     stopped = norms(_made_of_stopped(factors, along, scales)) / math.sqrt(PROBES)
-    known = jnp.stack([jnp.asarray(told_apart(factor)) for factor in factors]).all()
+    known = jnp.stack([jnp.asarray(knows_stops(factor)) for factor in factors]).all()
     stopped = jnp.where(known, stopped, jnp.maximum(stopped, STOPPED * smallest_factor(dtype) * jnp.exp2(-shift)))
     shift, noise, stopped, thin = lax.stop_gradient((shift, noise, stopped, thin))
-    return Image(A, shift, noise, thin[:, 1:], stopped, Uncounted(J, Q, live)), thin[:, :1]
+    return Image(A, shift, noise, thin[:, 1:], stopped, Uncounted(J, Q)), thin[:, :1]
 
 
 def _made_of_stopped(factors: Sequence[Any], along: Array, scales: list[Scale]) -> Array:
-    """What in J `along` is made of parts that may have been stopped short of zero: what is lost if they are zero."""
+    """How much of J V, V = `along` (n, PROBES), is made of slopes that may have been stopped short of zero: (m, PROBES).
+
+    It is what J V loses if they are zero. The `scales` are those of the factors of J.
+    """
     factors, along = lax.stop_gradient((tuple(factors), along))
     most, seen = SMALL * along.shape[0], []
 

@@ -92,7 +92,7 @@ def rounding(Q: Array, R: Array, noise: Array) -> tuple[Array, Array]:
 
 
 def made_of(Q: Array, rows: Array) -> Array:
-    """How much of each row of R = Q^T A stands in rows of A of which so much, `rows` (m,), is in doubt."""
+    """NOISE times how much of an entry in each row of R = Q^T A may come from parts of A of size `rows` (m,): (k,)."""
     return NOISE * matmul(jnp.abs(lax.stop_gradient(Q)).T, rows)
 
 

@@ -132,6 +132,7 @@ class Chooser:
         return max(self.depths(start, stop), default=0)
 
     def _is_weight(self, step: int) -> bool:
+        """Whether a step applies a weight: of its operands one at most is carried."""
         operation = self.flow.operation(step)
         carried = [a in self.flow.carried and a not in self.flow.sources for a in operation.read]
         return is_weighted(operation) and (operation.name not in WEIGHTED or sum(carried) < 2)

@@ -107,6 +107,7 @@ def _taken_apart(model: Any, variables: Any) -> tuple[Callable, Any]:
 
 
 def _of_linen(module: Any, variables: Any) -> tuple[Callable, Any]:
+    """``call(own, *inputs)`` of a Linen module, and its variables."""
     if variables is None and module.scope is not None:
         module, variables = module.unbind()
     if not isinstance(variables, Mapping):
@@ -141,6 +142,7 @@ jax.tree_util.register_pytree_with_keys(
 
 
 def _way_out(text: str) -> str:
+    """What to do about an exception of the model, from its text."""
     if "make_rng" in text or "InvalidRngError" in text or "RngStream" in text:
         return "It draws random numbers: give keys, rngs={'dropout': jax.random.key(0)}, or deterministic=True."
     if "TraceContextError" in text:

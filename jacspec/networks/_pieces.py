@@ -109,6 +109,7 @@ class Compiler:
 
 
 def _lifted(closed: ClosedJaxpr) -> tuple[Jaxpr, list[Any]]:
+    """A computation and the arrays it holds, apart: two with other arrays are one program."""
     return closed.jaxpr, list(closed.consts)
 
 

@@ -98,6 +98,8 @@ def written_out(closed: ClosedJaxpr, wrt: Sequence[int] = ()) -> Program:
 
 
 class _Writer:
+    """Writes out a traced computation, and notes on the way which values depend on the arguments `wrt`."""
+
     def __init__(self, closed: ClosedJaxpr, wrt: set[int]):
         self.operations: list[Operation] = []
         self.avals: dict[int, Any] = {}
@@ -109,11 +111,13 @@ class _Writer:
         self.program = Program(self.operations, inputs, outputs, self.avals, self.captured, self.hoisted)
 
     def new(self, aval: Any) -> int:
+        """The number of a new value."""
         number = len(self.avals)
         self.avals[number] = aval
         return number
 
     def constants(self, closed: Any) -> list[int]:
+        """The numbers of the arrays that a computation holds."""
         numbers = []
         for v, value in zip(getattr(closed, "jaxpr", closed).constvars, getattr(closed, "consts", ()), strict=True):
             numbers.append(self.new(v.aval))
@@ -121,6 +125,7 @@ class _Writer:
         return numbers
 
     def write(self, jaxpr: Jaxpr, constants: Sequence[Any], inputs: Sequence[Any], path: tuple) -> list[Any]:
+        """Write out a computation, and return what its results are called."""
         values = dict(zip(jaxpr.constvars, constants, strict=True)) | dict(zip(jaxpr.invars, inputs, strict=True))
         read = lambda v: Constant(v.val) if isinstance(v, Literal) else values[v]
         for equation in jaxpr.eqns:
@@ -129,6 +134,7 @@ class _Writer:
         return [read(v) for v in jaxpr.outvars]
 
     def equation(self, equation: Any, given: list[Any], path: tuple) -> list[Any]:
+        """Write out one equation, or what it calls, and return what its results are called."""
         name = equation.primitive.name
         if name in ENTERED:
             inner = next(_closed(equation.params))
@@ -197,10 +203,12 @@ def _meet(jaxpr: Jaxpr, moving: set, stacked: set) -> bool:
 
 
 def _closed(params: dict) -> Iterator[Any]:
+    """The programs among the parameters of an equation."""
     return (value for value in params.values() if isinstance(value, (ClosedJaxpr, Jaxpr)))
 
 
 def _bodies(params: dict) -> Iterator[Jaxpr]:
+    """All programs within an equation, however deep."""
     for value in jax.tree.leaves(params, is_leaf=lambda p: isinstance(p, (ClosedJaxpr, Jaxpr))):
         if isinstance(value, (ClosedJaxpr, Jaxpr)):
             body = value.jaxpr if isinstance(value, ClosedJaxpr) else value

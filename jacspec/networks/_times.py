@@ -3,8 +3,8 @@
 A carry that is not floating (a counter, a key) has no derivative: its values along the way become drivers.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -20,27 +20,31 @@ from jacspec.networks._program import HERE, Constant, Operation, Program
 
 
 class Times(Mapping[str, JacobianChain]):
-    """The chains over time by name, each made when it is first asked for."""
+    """The chains over time by name, each made when it is first asked for.
 
-    def __init__(self, program: Program, values: dict[int, Any], names: dict[str, Operation]):
-        self._program, self._values, self._names = program, values, names
+    Args:
+        makers: for every name the function that makes the chain, or says why there is none.
+    """
+
+    def __init__(self, makers: Mapping[str, Callable[[], JacobianChain]]):
+        self._makers = makers
         self._made: dict[str, JacobianChain] = {}
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self._makers)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._makers)
 
     def __getitem__(self, name: str) -> JacobianChain:
-        if name not in self._names:
-            _checks.one_of("Anatomy.times", "name", name, self._names)
+        if name not in self._makers:
+            _checks.one_of("Anatomy.times", "name", name, self._makers)
         if name not in self._made:
-            self._made[name] = _chain(self._program, self._values, self._names[name])
+            self._made[name] = self._makers[name]()
         return self._made[name]
 
     def __repr__(self) -> str:
-        return f"Times({', '.join(self._names)})"
+        return f"Times({', '.join(self._makers)})"
 
 
 def scans(program: Program) -> list[Operation]:
@@ -62,20 +66,15 @@ def associative(program: Program) -> list[str]:
     return list(found)
 
 
-class Associative:
-    """An associative scan in the place of a chain over time: asked for, it says why there is none."""
+def without_step(where: str) -> NoReturn:
+    """Raise ValueError for the associative scan at a place."""
+    problem = f"is an associative scan at {where}, which has no step"
+    hint = "Write it as jax.lax.scan(lambda h, x: (a * h + x, ...), h0, xs): that is the step."
+    raise ValueError(_checks.message("Anatomy.times", "name", problem, hint=hint))
 
-    def __init__(self, where: str):
-        self.where = where
 
-
-def _chain(program: Program, values: dict[int, Any], scan: Any) -> JacobianChain:
-    if isinstance(scan, Associative):
-        hint = "Write it as jax.lax.scan(lambda h, x: (a * h + x, ...), h0, xs): that is the step."
-        text = _checks.message(
-            "Anatomy.times", "name", f"is an associative scan at {scan.where}, which has no step", hint=hint
-        )
-        raise ValueError(text)  # noqa: TRY004
+def chain_of(program: Program, values: dict[int, Any], scan: Operation) -> JacobianChain:
+    """The chain over time of a scan, from the values of the program that are known, by number."""
     wanted, chosen = set(scan.read), []
     for operation in reversed(program.operations[: program.operations.index(scan)]):
         if any(v in wanted for v in operation.outputs):

@@ -1,5 +1,6 @@
 """Any JAX function is already a chain: from the model that one has to its factors, without a word from the user."""
 
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,7 @@ from jacspec.networks._flow import Flow, flow, inexact
 from jacspec.networks._model import Traced, traced
 from jacspec.networks._pieces import Piece, linearized, performed, pieces, walked
 from jacspec.networks._program import Program, written_out
-from jacspec.networks._times import Associative, Times, associative, scans
+from jacspec.networks._times import Times, associative, chain_of, scans, without_step
 from jacspec.networks._wide import Wide
 from jacspec.networks.anatomy import Anatomy, Block, common
 
@@ -94,15 +95,16 @@ def dissect(
     steps, states = called(name, "model", lambda *_: walked(found, cut, values), *inputs, form="model(*inputs)")
     for block, h in zip(described, states[1:], strict=True):
         _precision.warn_if_narrow(name, f"model, block {block.where}", h)
-    timed: dict[str, Any] = {}
+    timed: dict[str, Callable[[], JacobianChain]] = {}
     for scan in scans(program):
-        _add(timed, common(tuple(sorted(names(scan)))) or scan.where, scan)
+        make = functools.partial(chain_of, program, values, scan)
+        _add(timed, common(tuple(sorted(names(scan)))) or scan.where, make)
     for where in associative(program):
-        _add(timed, where, Associative(where))
+        _add(timed, where, functools.partial(without_step, where))
     return Anatomy(
         _depth(steps, states, described, [_refusals.reverse_only(piece.operations) for piece in cut]),
         described,
-        Times(program, values, timed),
+        Times(timed),
         said,
     )
 
@@ -129,7 +131,7 @@ def _sources(program: Program, trace: Traced, leaves: list[int], wrt: Any) -> tu
 
 
 def _names(program: Program, trace: Traced) -> Callable:
-    """The names of the model's arrays that an operation reads, directly or through operations on them alone."""
+    """A function that names the model's arrays which an operation reads, directly or through operations on them alone."""
     own = [p for p in zip(program.inputs, trace.names, trace.owner, strict=True) if p[2] < 0]
     named = {v: {n} for v, n, _ in own if inexact(program.avals[v])}
     other = {v for v, o in zip(program.inputs, trace.owner, strict=True) if o >= 0}
@@ -143,7 +145,7 @@ def _names(program: Program, trace: Traced) -> Callable:
 
 
 def _positions(found: Flow, names: Callable, blocks: Any) -> list[int]:
-    """Where the factors end."""
+    """The positions between factors, both ends included."""
     if not found.steps:  # the input itself is given out
         return [0, 0]
     chosen = Chooser(found, lambda step: names(found.operation(step))).positions()
@@ -185,7 +187,7 @@ def _block(found: Flow, names: Callable, start: int, stop: int, piece: Piece) ->
 
 
 def _add(named: dict[str, Any], name: str, value: Any) -> None:
-    """Under a name that is free."""
+    """Put a value under a name, or where that is taken under the name with a number."""
     count = 2
     key = name
     while key in named:
