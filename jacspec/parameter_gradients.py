@@ -201,7 +201,8 @@ def _lag_terms(chain: JacobianChain, last: Any, earlier: Any, keep: bool) -> Lag
     def body(carry, t, h, x, gradient):
         terms = _terms(lambda p: rebuild(p)(h, x), parameters, h, gradient, t)
         each, known, total, resolved = _read(terms, chain.dtype)
-        scales = [jnp.exp((term.logs.hi[0] - total) + term.logs.lo[0]) for term in terms] if keep else []
+        largest = jnp.where(total == -jnp.inf, 0, total)  # all terms are exact zeros: so is each beside any number
+        scales = [jnp.exp((term.logs.hi[0] - largest) + term.logs.lo[0]) for term in terms] if keep else []
         units = [term.units[0] * scale for term, scale in zip(terms, scales, strict=keep)]
         units = [unit.reshape(p.shape).astype(p.dtype) for unit, p in zip(units, parameters, strict=keep)]
         return carry, (each, known, total, resolved, units)

@@ -81,6 +81,22 @@ def test_the_summands_add_up_to_the_gradient():
     assert js.parameter_gradient_by_lag(CELL, H0, XS, U).terms is None
 
 
+def test_a_summand_that_is_exactly_zero_has_terms_of_zero():
+    """At the third step every unit is dead: what was before gets nothing, in numbers and not in NaN."""
+    cell = js.cells.Elman(CELL.W, jnp.eye(N), CELL.b, activation="relu")
+    xs = jnp.asarray(np.random.default_rng(1).standard_normal((T, N))).at[2].set(-100.0)
+    found = js.parameter_gradient_by_lag(cell, H0, xs, U, terms=True)
+    dead = found.log_norms == -jnp.inf
+    assert dead[:3].all()
+    assert found.resolved[:3].all()
+    for term in jax.tree.leaves(found.terms):
+        assert jnp.isfinite(term).all()
+        assert (term[:3] == 0).all()
+    want = jax.grad(lambda cell: U @ final(cell, H0, xs))(cell)
+    total = jax.tree.map(lambda term: jnp.tensordot(jnp.exp(found.log_norms), term, 1), found.terms)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-14), total, want)
+
+
 def test_the_summands_of_a_closure_are_those_of_what_it_captures():
     step = lambda h, x: jnp.tanh(CELL.W @ h + CELL.U @ x + CELL.b)
     closure = js.parameter_gradient_by_lag(step, H0, XS, U)
