@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from jacspec import _checks
@@ -37,10 +38,6 @@ NUDGE = 3.0
 DISTANCE = {4: 5e-3, 8: 1e-7}
 """Relative distance of a copy from which on a norm is not resolved, by the bytes of a number: a tenth of it is usual after
 5000 steps in float32."""
-
-LOG_TWO = {4: (0.693359375, -2.12194440e-4), 8: (6.93147180369123816490e-01, 1.90821492927058770002e-10)}
-"""ln 2 in two parts, by the bytes of a number: the first has so few digits that its product with an exponent is exact, and
-a long sum does not drift. The numbers are those of fdlibm's logarithms (Sun Microsystems, 1993)."""
 
 
 class Gradient(NamedTuple):
@@ -131,7 +128,9 @@ def through(gradient: Gradient, maps: Sequence[Map], t: Array, *, changed: Array
     # a log is rounded, too, to its own size, and in all copies alike
     wobble = jnp.asarray([_nudge((), dtype, t, -COPIES - i) - 1 for i in range(1, 1 + COPIES)])
     wobble = jnp.concatenate([jnp.zeros(1, dtype), wobble * (1 + halvings * math.log(2))])
-    out = [_rescaled(c, logs, s, halvings - lift) for c, s in zip(columns, supports, strict=True)]
+    for part in _parts_of_log_two(1, dtype):
+        logs = lg.add(logs, -lift * part, logs.hi != -jnp.inf)
+    out = [_rescaled(c, logs, s, halvings) for c, s in zip(columns, supports, strict=True)]
     return [g._replace(logs=lg.add(g.logs, wobble, g.logs.hi != -jnp.inf)) for g in out]
 
 
@@ -177,15 +176,21 @@ def _log_distances(gradient: Gradient) -> Array:
     return jnp.stack(gaps) + top
 
 
-def _rescaled(vectors: Sequence[Array], logs: lg.Logs, support: Array, halvings: Array | int = 0) -> Gradient:
+def _rescaled(vectors: Sequence[Array], logs: lg.Logs, support: Array, halvings: int = 0) -> Gradient:
     """2^halvings e^logs times the vectors, rescaled; logs of -inf are for those that are zero."""
     units, grown = zip(*(rescale(v[:, None]) for v in vectors), strict=True)
     grown = jnp.concatenate(grown)
     live = (logs.hi != -jnp.inf) & (grown != -jnp.inf)
     logs = lg.add(logs, jnp.where(live, grown, 0), live)
-    for part in LOG_TWO[grown.dtype.itemsize]:
-        logs = lg.add(logs, jnp.asarray(halvings * part, grown.dtype), live)
+    for part in _parts_of_log_two(halvings, grown.dtype):
+        logs = lg.add(logs, part, live)
     return Gradient(tuple(u[:, 0] for u in units), logs, support)
+
+
+def _parts_of_log_two(factor: int, dtype: Any) -> tuple[Array, Array]:
+    """factor ln 2 as a number of the dtype and what that leaves, so that a sum over many steps does not drift."""
+    whole = np.asarray(factor * math.log(2), dtype)
+    return jnp.asarray(whole), jnp.asarray(factor * math.log(2) - float(whole), dtype)
 
 
 def _cond(predicate: Array, true: Callable, false: Callable, *args: Any) -> Any:
