@@ -5,6 +5,7 @@ An experiment is a module `experiments/<name>.py` with
 - `CONFIG`: what it does by default, JSON values; its entry ``"seed"`` (0 if there is none) is recorded as the seed;
 - `FULL`: the entries that ``--full`` changes;
 - `TINY`: the entries that the tests change, to run it in seconds;
+- `MAY_BE_NAN`, if any: how the names of arrays end in which NaN is an answer, and why; elsewhere it ends the experiment;
 - `run(config, progress)`: the arrays by name; it calls ``progress(label, done, total)`` as it goes;
 - `main()`: calls ``experiments.alone("<name>")``, so that ``python -m experiments.<name>`` runs it.
 
@@ -60,6 +61,10 @@ class Profile(NamedTuple):
 DEFAULT = Profile()
 
 
+class DoubtfulResult(ValueError):
+    """An experiment found numbers that are not known where a figure claims to know them."""
+
+
 class ExperimentFailed(RuntimeError):
     """An experiment in a process of its own did not finish; the message is its traceback or its end."""
 
@@ -109,8 +114,24 @@ def execute(name: str, progress: Progress, profile: Profile = DEFAULT) -> dict[s
     began = time.perf_counter()
     arrays = importlib.import_module(f"experiments.{name}").run(dict(config), progress)
     seconds = time.perf_counter() - began
+    refuse_doubt(name, arrays)
     seed = config.get("seed", 0)
     return results.save(name, arrays, config, seed=seed, wall_time=seconds, code=version, root=folder(profile))
+
+
+def refuse_doubt(name: str, arrays: dict[str, Any]) -> None:
+    """See that no array has NaN, as what is not resolved is, but those of the experiment's `MAY_BE_NAN`.
+
+    Raises:
+        DoubtfulResult: Naming the arrays.
+    """
+    allowed = tuple(getattr(importlib.import_module(f"experiments.{name}"), "MAY_BE_NAN", ()))
+    numbers = {key: np.asarray(a) for key, a in arrays.items() if not key.endswith(allowed)}
+    counts = {key: int(np.isnan(a).sum()) for key, a in numbers.items() if a.dtype.kind in "fc"}
+    told = [f"{count} of {numbers[key].size} in '{key}'" for key, count in counts.items() if count]
+    if told:
+        msg = f"experiments.{name}: values are not resolved (NaN): {', '.join(told)}. A figure can't claim them"
+        raise DoubtfulResult(msg)
 
 
 def execute_apart(name: str, progress: Progress, profile: Profile = DEFAULT) -> None:

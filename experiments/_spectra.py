@@ -19,7 +19,13 @@ def from_the_end(Js: jax.Array, lags: tuple[int, ...]) -> js.Spectrum:
     return jax.vmap(one)(Js)
 
 
-def isotropic(logs: np.ndarray) -> np.ndarray:
-    """(1/2) ln mean sigma_i^2: the growth of a gradient in no special direction, nats. `logs` descend along the last axis."""
+def isotropic(found: js.Spectrum) -> np.ndarray:
+    """(1/2) ln mean sigma_i^2: the growth of a gradient in no special direction, nats.
+
+    NaN where the values that are not resolved, upper bounds, could change it by more than 1e-9.
+    """
+    logs, resolved = np.asarray(found.log_singular_values), np.asarray(found.resolved)
     top = logs[..., :1]
-    return top[..., 0] + np.log(np.mean(np.exp(2 * (logs - top)), axis=-1)) / 2
+    shares = np.exp(2 * (logs - top))
+    least, most = (np.log(np.mean(s, axis=-1)) / 2 for s in (np.where(resolved, shares, 0), shares))
+    return np.where(most - least < 1e-9, top[..., 0] + least, np.nan)

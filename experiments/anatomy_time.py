@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 import experiments
 import jacspec as js
 from experiments import _spectra
+from experiments._known import known
 from jacspec import initializers, tasks
 from jacspec.theory import recurrent
 
@@ -141,7 +142,7 @@ def backward(model: dict[str, Any], bits: jax.Array, answer: jax.Array) -> dict[
     flat = lambda tree: jnp.concatenate(
         jax.tree.leaves(jax.tree.map(lambda a: a.reshape(a.shape[0], -1), tree)), axis=1
     )
-    found = js.adjoints(chain, cotangent)
+    found = known(js.adjoints(chain, cotangent))
     before = jax.tree.map(lambda s: s[:-1], chain.states)
     gains, error = jax.vmap(functools.partial(attribution, cell))(before, bits, flat(found.directions)[1:])
     return {"norms": found.log_norms, "gains": jnp.mean(gains, axis=0), "parts_error": jnp.max(error)}
@@ -178,13 +179,14 @@ def measure(config: dict[str, Any], model: Any, bits: jax.Array, answers: jax.Ar
     few = bits[: config["spectrum_examples"]]
     Js = jax.jit(lambda cell: js.batched(js.JacobianChain.dense, cell, start(cell), few, in_axes=(None, 0)))(cell)
     right = (jax.vmap(logits, in_axes=(None, 0))(model, bits) > 0) == (answers > 0.5)
-    spectra = np.asarray(_spectra.from_the_end(Js, tuple(config["lags"])).log_singular_values)
+    spectra = _spectra.from_the_end(Js, tuple(config["lags"]))
+    logs = np.asarray(known(spectra).log_singular_values)
     return (
         {k: np.asarray(v) for k, v in found.items()}
         | {
             "accuracy": np.asarray(jnp.mean(right[:, config["lag"] :])),
-            "spectra": spectra[:, -1],
-            "largest": spectra[..., 0],
+            "spectra": logs[:, -1],
+            "largest": logs[..., 0],
             "isotropic": _spectra.isotropic(spectra),
         }
         | ({} if isinstance(cell, js.cells.GRU) else {"log_det": np.asarray(log_determinants(model, few))})

@@ -18,6 +18,7 @@ from scipy.special import expit, logit
 
 import experiments
 import jacspec as js
+from experiments._known import known
 from jacspec.theory import scalar
 
 CONFIG = {
@@ -92,7 +93,7 @@ def between(low: Any, high: Any, above: Any, config: dict[str, Any]) -> np.ndarr
 def exponent(activation: str, w: Any, b: Any, h: Any, steps: int) -> jax.Array:
     """The Lyapunov exponent from the state h on, nats per step."""
     cell = js.cells.Elman(w[None, None], b=b[None], activation=activation)
-    return js.lyapunov_exponents(js.jacobian_chain(cell, h[None], length=steps, check=False)).exponents[0]
+    return known(js.lyapunov_exponents(js.jacobian_chain(cell, h[None], length=steps, check=False))).exponents[0]
 
 
 def branches(config: dict[str, Any]) -> dict[str, Any]:

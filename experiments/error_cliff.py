@@ -16,6 +16,7 @@ from scipy.special import expit
 
 import experiments
 import jacspec as js
+from experiments._known import known
 from jacspec import remedies
 
 CONFIG = {
@@ -66,7 +67,7 @@ def program(steps: int, start: float, target: float) -> Any:
         E, cotangent, chain = loss(config, w, b)
         first, last = chain.states[0], chain.states[-1]
         options = {"cotangent": cotangent, "length": steps, "check": False}
-        gradient = js.parameter_gradient_norms(unit(w, b), first, **options).step_total
+        gradient = known(js.parameter_gradient_norms(unit(w, b), first, **options)).step_total
         # h_t = s(x_t), so that dx_T/dx_0 = s'(x_0) / s'(x_T) dh_T/dh_0
         slope = lambda h: jnp.log(h[0] * (1 - h[0]))
         amplified = js.log_gradient_norms(chain, jnp.ones(1))[0] + slope(first) - slope(last)
@@ -134,8 +135,10 @@ def descent(config: dict[str, Any]) -> dict[str, Any]:
 
     def gradient(params):
         E, cotangent, chain = loss(config, params["w"], params["b"])
-        by_time = js.parameter_gradient_by_lag(
-            unit(**params), chain.states[0], None, cotangent, length=config["steps"], terms=True, check=False
+        by_time = known(
+            js.parameter_gradient_by_lag(
+                unit(**params), chain.states[0], None, cotangent, length=config["steps"], terms=True, check=False
+            )
         )
         total = lambda terms: jnp.sum(jnp.exp(by_time.log_norms) * terms.reshape(config["steps"]))
         return E, {"w": total(by_time.terms.W), "b": total(by_time.terms.b)}

@@ -23,6 +23,7 @@ from threadpoolctl import threadpool_limits
 
 import experiments
 import jacspec as js
+from experiments._known import known
 
 CONFIG = {
     "seed": 0,
@@ -74,6 +75,8 @@ TINY = {
     "map_time": 10,
     "theory_gains": 3,
 }
+MAY_BE_NAN = ("map_exponents", "map_entropy", "map_positive")
+"""A saturated map contracts some directions beyond the precision; what is known is stored beside it, as ``map_resolved``."""
 
 
 def run(config: dict[str, Any], progress: experiments.Progress) -> dict[str, np.ndarray]:
@@ -165,14 +168,14 @@ def measured(
 ) -> dict[str, Any]:
     """The leading k exponents after the burn-in, in nats each `per_time` steps, what follows from them, and mean slopes of tanh."""
     chain = js.jacobian_chain(step, start, xs, length=burn + align + count, store=False, check=False)
-    found = js.lyapunov_exponents(chain[burn:], k=k, qr_every=per_time, transient=align)
+    found = known(js.lyapunov_exponents(chain[burn:], k=k, qr_every=per_time, transient=align))
     states = chain.states[burn + align :]
     slopes = 1 - (jnp.tanh(states) if isinstance(step, Flow) else states) ** 2
     return {
         "exponents": found.exponents * per_time,
         "dimension": found.kaplan_yorke_dimension / len(start),
         "entropy": found.entropy_rate * per_time / len(start),
-        "positive": jnp.sum(found.exponents > 0) / len(start),
+        "positive": jnp.where(found.resolved.all(), jnp.sum(found.exponents > 0) / len(start), jnp.nan),
         "resolved": found.resolved,
         "slope": slopes.mean(),
         "slope_square": (slopes**2).mean(),

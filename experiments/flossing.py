@@ -15,6 +15,7 @@ from scipy.special import expit
 
 import experiments
 import jacspec as js
+from experiments._known import known
 from jacspec import remedies
 
 CONFIG = {
@@ -52,6 +53,8 @@ TINY = {
     "theory_steps": 20,
     "theory_points": 6,
 }
+MAY_BE_NAN = ("standard_error",)
+"""A record too short or too regular to tell its standard error."""
 
 
 def run(config: dict[str, Any], progress: experiments.Progress) -> dict[str, np.ndarray]:
@@ -117,7 +120,7 @@ def flossed(
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def leading(cell: js.cells.Elman, key: jax.Array, steps: int, transient: int, k: int) -> jax.Array:
     """The first k exponents on one long sequence."""
-    return js.lyapunov_exponents(chain(cell, key, transient + steps), k=k, transient=transient).exponents
+    return known(js.lyapunov_exponents(chain(cell, key, transient + steps), k=k, transient=transient)).exponents
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
@@ -128,7 +131,7 @@ def judged(cell: js.cells.Elman, key: jax.Array, burn_in: int, horizons: tuple[i
     """
     inputs = jax.random.normal(key, (burn_in + horizons[-1], 1))
     whole = js.jacobian_chain(cell, jnp.zeros(len(cell.W)), inputs, check=False)
-    steps, exponents = whole[burn_in:], js.lyapunov_exponents(whole, transient=burn_in)
+    steps, exponents = whole[burn_in:], known(js.lyapunov_exponents(whole, transient=burn_in))
     a = jax.vmap(cell.preactivation)(steps.states[:-1], inputs[burn_in:])
     cotangents = jax.random.normal(jax.random.fold_in(key, 1), (16, len(cell.W)))
     return {
@@ -136,7 +139,7 @@ def judged(cell: js.cells.Elman, key: jax.Array, burn_in: int, horizons: tuple[i
         "standard_error": exponents.standard_error,
         "sum_exponents": exponents.exponents.sum(),
         "sum_log_det": -2 * jnp.log(jnp.cosh(a)).sum(axis=1).mean() + jnp.linalg.slogdet(cell.W)[1],
-        "log_singular_values": js.log_singular_values(steps, at=horizons),
+        "log_singular_values": known(js.spectrum(steps, at=horizons)).log_singular_values,
         "log_gradient_norms": jax.vmap(lambda v: js.log_gradient_norms(steps, v))(cotangents),
     }
 

@@ -17,6 +17,7 @@ from scipy.special import expit
 
 import experiments
 import jacspec as js
+from experiments._known import known
 from jacspec.theory import recurrent
 
 CONFIG = {
@@ -47,6 +48,8 @@ TINY = {
     "line_biases": [1.0],
     "curve_points": 2,
 }
+MAY_BE_NAN = ("fresh_error",)
+"""A record too short or too regular to tell its standard error."""
 
 GATES = {"gru": 3, "lstm": 4}
 KEEPS = 1
@@ -161,7 +164,7 @@ def fresh_exponents(name: str, n: int, burn_in: int, keys: jax.Array, s: jax.Arr
 
     def one(s, v, bias):
         chain = js.jacobian_chain(Fresh(s, v, bias, name, n), start(name, n), keys, check=False, store=False)
-        found = js.lyapunov_exponents(chain, k=1, transient=burn_in)
+        found = known(js.lyapunov_exponents(chain, k=1, transient=burn_in))
         return found.exponents[0], found.standard_error[0]
 
     return jax.vmap(one)(s, v, bias)
@@ -204,7 +207,7 @@ def shared_exponents(name: str, n: int, burn_in: int, steps: int, keys: jax.Arra
         cell = make(name, *draw(key, name, n, s, v), bias)
         xs = normal(jax.random.fold_in(key, 3), (burn_in + steps, INPUTS))
         chain = js.jacobian_chain(cell, start(name, n), xs, check=False)
-        return js.lyapunov_exponents(chain, k=1, transient=burn_in).exponents[0]
+        return known(js.lyapunov_exponents(chain, k=1, transient=burn_in)).exponents[0]
 
     return jax.lax.map(one, (keys, s, v, bias))
 

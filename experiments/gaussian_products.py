@@ -12,6 +12,7 @@ import numpy as np
 
 import experiments
 import jacspec as js
+from experiments._known import known
 
 CONFIG = {
     "seed": 0,
@@ -34,6 +35,8 @@ TINY = {
     "norm_steps": 3,
     "norm_draws": 30,
 }
+MAY_BE_NAN = ("standard_error",)
+"""A record too short or too regular to tell its standard error."""
 
 theory = js.theory.random_matrix
 
@@ -58,7 +61,7 @@ def matrices(key: jax.Array, *shape: int) -> jax.Array:
 def finite(config: dict[str, Any], key: jax.Array) -> dict[str, Any]:
     """All exponents at one small width, and the growth of every direction at every step."""
     Js = matrices(key, config["steps"], config["width"], config["width"])
-    found = js.lyapunov_exponents(js.JacobianChain.from_matrices(Js))
+    found = known(js.lyapunov_exponents(js.JacobianChain.from_matrices(Js)))
     mean, variance = theory.newman_exponents(config["width"])
     return {
         "exponents": found.exponents, "standard_error": found.standard_error, "history": found.history,
@@ -72,7 +75,7 @@ def large(config: dict[str, Any], key: jax.Array) -> dict[str, Any]:
     chain = js.JacobianChain.from_matrices(matrices(key, config["large_steps"], n, n))
     u = (np.arange(n) + 0.5) / n
     return {
-        "exponents": js.lyapunov_exponents(chain).exponents, "u": u, "theory": theory.triangular_exponents(u),
+        "exponents": known(js.lyapunov_exponents(chain)).exponents, "u": u, "theory": theory.triangular_exponents(u),
     }  # fmt: skip
 
 
@@ -81,7 +84,7 @@ def top(config: dict[str, Any], key: jax.Array) -> dict[str, Any]:
     exponents = []
     for i, n in enumerate(config["widths"]):
         Js = matrices(jax.random.fold_in(key, i), config["widths_steps"], n, n)
-        exponents.append(js.lyapunov_exponents(js.JacobianChain.from_matrices(Js), k=1).exponents[0])
+        exponents.append(known(js.lyapunov_exponents(js.JacobianChain.from_matrices(Js), k=1)).exponents[0])
     mean, variance = np.array([[part[0] for part in theory.newman_exponents(n)] for n in config["widths"]]).T
     return {"exponents": exponents, "theory": mean, "variance_theory": variance}
 

@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 
 import experiments
 import jacspec as js
+from experiments._known import known
 
 CONFIG = {
     "seed": 0,
@@ -51,6 +52,8 @@ TINY = {
     "theory_points": 20,
     "theory_gains": 4,
 }
+MAY_BE_NAN = ("standard_error",)
+"""A record too short or too regular to tell its standard error."""
 
 
 def run(config: dict[str, Any], progress: experiments.Progress) -> dict[str, np.ndarray]:
@@ -97,7 +100,7 @@ def whole_spectrum(config: dict[str, Any], n: int, steps: int, g: float, sigma: 
     total, skip = config["transient"] + steps, config["burn_in"] + config["transient"]
     cell, noise, key = draw(config, n, g, sigma, seed, total)
     chain = attractor_chain(config, cell, noise, key, total)
-    found = js.lyapunov_exponents(chain, transient=config["transient"])
+    found = known(js.lyapunov_exponents(chain, transient=config["transient"]))
     before = chain.states[config["transient"] : -1]
     a = jax.vmap(cell.preactivation)(before, *([] if noise is None else [noise[skip:]]))
     log_slopes = -2 * (jnp.abs(a) + jnp.log1p(jnp.exp(-2 * jnp.abs(a))) - np.log(2))
@@ -121,7 +124,7 @@ def leading_curve(config: dict[str, Any]) -> dict[str, np.ndarray]:
 
         def at(g):
             chain = attractor_chain(config, js.cells.Elman(g * unit.W, unit.U), noise, key, steps)
-            return js.lyapunov_exponents(chain, k=1, transient=config["transient"]).exponents[0]
+            return known(js.lyapunov_exponents(chain, k=1, transient=config["transient"])).exponents[0]
 
         return jax.vmap(at)(gains)
 

@@ -78,7 +78,7 @@ def points(config: dict[str, Any]) -> dict[str, np.ndarray]:
     flat = [np.broadcast_arrays(w, b) for w, b in sets.values()]
     w, b = (jnp.asarray(np.concatenate([pair[k].ravel() for pair in flat])) for k in (0, 1))
     ask = lambda w, b: mean_field.phase(config["activation"], weight_variance=w, bias_variance=b)
-    found = jax.jit(jax.vmap(ask))(w, b)
+    found = jax.jit(lambda w, b: jax.lax.map(lambda p: ask(*p), (w, b), batch_size=256))(w, b)
     arrays = {f"{name}_weights": np.asarray(w) for name, (w, _) in sets.items()}
     arrays |= {"plane_weights": weights, "plane_biases": biases}
     ends = np.cumsum([pair[0].size for pair in flat])[:-1]

@@ -8,6 +8,7 @@ import numpy as np
 
 import experiments
 import jacspec as js
+from experiments._known import known
 from jacspec import initializers
 
 CONFIG = {"seed": 0, "width": 300, "draws": 12, "depths": [1, 2, 3, 5], "edge_widths": [60], "edge_draws": 60}
@@ -49,7 +50,7 @@ def run(config: dict[str, Any], progress: experiments.Progress) -> dict[str, np.
 
 def measured(factors: Any, key: jax.Array, draws: int, depths: list[int]) -> np.ndarray:
     """Log singular values of W_L ... W_1 for every L of `depths` and every draw of the factors."""
-    values = lambda Js: js.log_singular_values(js.JacobianChain.from_matrices(Js), at=depths)
+    values = lambda Js: known(js.spectrum(js.JacobianChain.from_matrices(Js), at=depths)).log_singular_values
     return np.asarray(jnp.stack([values(factors(k)) for k in jax.random.split(key, draws)]))
 
 

@@ -55,6 +55,8 @@ CONFIG = {
 FULL = {"updates": 1000, "seeds": 5, "depth": 100, "width": 100, "sweep_seeds": 3}
 TINY = {"remedies": ["plain, orthogonal", "residual, BatchNorm"], "depth": 4, "width": 6, "batch": 6, "updates": 3,
         "seeds": 2, "sweep_depth": 4, "tanh_gains": [1.0, 1.5], "relu_gains": [1.0, 1.5], "norm_depths": [3, 4]}  # fmt: skip
+MAY_BE_NAN = ("remedy_log_norm",)
+"""The gradient of a network that diverged, or one that cancelled."""
 
 
 def run(config: dict[str, Any], progress: experiments.Progress) -> dict[str, np.ndarray]:

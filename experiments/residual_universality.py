@@ -15,6 +15,7 @@ from scipy.optimize import root_scalar
 
 import experiments
 import jacspec as js
+from experiments._known import known
 from jacspec.theory import mean_field, random_matrix
 
 CONFIG = {
@@ -75,7 +76,9 @@ def log_singular_values(key: jax.Array, s: float, which: int, names: tuple[str, 
     V, W = (jax.random.normal(at, (depth, n, n)) / np.sqrt(n) for at in (at_V, at_W))
     layer = lambda x, VW: x + s * (VW[0] @ jax.lax.switch(which, phis, VW[1] @ x))
     x = jax.random.normal(at_x, (n,))
-    return js.log_singular_values(js.jacobian_chain(layer, x / jnp.sqrt(jnp.mean(x**2)), (V, W), check=False))
+    return known(
+        js.spectrum(js.jacobian_chain(layer, x / jnp.sqrt(jnp.mean(x**2)), (V, W), check=False))
+    ).log_singular_values
 
 
 def laws(config: dict[str, Any], logs: np.ndarray) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from flax import nnx
 
 import experiments
 import jacspec as js
+from experiments._known import known
 from jacspec import models, remedies, tasks
 
 CONFIG = {
@@ -44,6 +45,8 @@ TINY = {
     "burn_in": 8,
     "cotangents": 2,
 }
+MAY_BE_NAN = ("standard_error",)
+"""A record too short or too regular to tell its standard error."""
 
 
 def run(config: dict[str, Any], progress: experiments.Progress) -> dict[str, np.ndarray]:
@@ -123,8 +126,8 @@ def judge(config: dict[str, Any], model: models.Recurrent, task: tasks.Task) -> 
     else:
         block = jax.vmap(jax.jacobian(lambda h, x: step(h, x)))(before, xs)
         log_det = jnp.linalg.slogdet(block[burn_in:])[1].mean()
-    whole = js.lyapunov_exponents(chain, **skip)
-    alone = js.lyapunov_exponents(js.JacobianChain.from_matrices(block, check=False), **skip)
+    whole = known(js.lyapunov_exponents(chain, **skip))
+    alone = known(js.lyapunov_exponents(js.JacobianChain.from_matrices(block, check=False), **skip))
     v = jax.random.normal(jax.random.fold_in(key, 1), (config["cotangents"], config["width"]))
     v = jnp.pad(v, ((0, 0), (chain.shape[0] - config["width"], 0)))  # a loss reads h, the last part of the state
     return {
