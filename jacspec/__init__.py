@@ -3,12 +3,11 @@
 from typing import TYPE_CHECKING
 
 from jacspec import activations, cells, initializers, layers
-from jacspec.chain import JacobianChain, jacobian_chain, layer_chain
-from jacspec.compose import batched, over_time, stack
-from jacspec.gradients import adjoints, log_gradient_norms
-from jacspec.lyapunov import LyapunovSpectrum, lyapunov_exponents
-from jacspec.parameter_gradients import parameter_gradient_by_lag, parameter_gradient_norms
-from jacspec.spectrum import Spectrum, log_singular_values, spectrum
+from jacspec.chain import JacobianChain, batched, jacobian_chain, layer_chain, over_time, stack
+from jacspec.questions.exponents import LyapunovSpectrum, lyapunov_exponents
+from jacspec.questions.gradients import adjoints, log_gradient_norms
+from jacspec.questions.parameter_gradients import parameter_gradient_by_lag, parameter_gradient_norms
+from jacspec.questions.spectrum import Spectrum, log_singular_values, spectrum
 
 __version__ = "0.1.0"
 
@@ -23,8 +22,8 @@ __all__ = [
 if TYPE_CHECKING:
     from jacspec import comparison, models, plotting, remedies, results, tasks, theory, training
     from jacspec.comparison import compare
-    from jacspec.flax import from_flax
     from jacspec.networks import dissect
+    from jacspec.networks.flax import from_flax
 else:
 
     def __getattr__(name: str):

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import ndtr
 
-from jacspec import _checks
-from jacspec._primitives import Primitive
-from jacspec.operators import smallest_factor
+from jacspec._ground import checks
+from jacspec._ground.arithmetic import smallest_factor
+from jacspec._ground.primitives import Primitive
 
 LEAKY_SLOPE = 0.01
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
@@ -220,10 +220,10 @@ def get(activation: "str | Activation", *, function: str = "activations.get") ->
     if isinstance(activation, Activation):
         return activation
     if not isinstance(activation, str):
-        text = _checks.message(
+        text = checks.message(
             function, "activation", "has no derivative", type(activation).__name__, "a name of the table or an Activation",
             "Write Activation(name, function, slope, log_slope).",
         )  # fmt: skip
         raise TypeError(text)
-    _checks.one_of(function, "activation", activation, TABLE)
+    checks.one_of(function, "activation", activation, TABLE)
     return TABLE[activation]

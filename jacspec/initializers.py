@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jacspec import _checks
+from jacspec._ground import checks
 from jacspec._product.orthogonal import qr
 from jacspec.theory.critical import CriticalScales as CriticalScales
 from jacspec.theory.critical import critical as critical
@@ -49,9 +49,9 @@ def orthogonal(key: Array, shape: int | tuple[int, int], dtype: Any, *, gain: fl
     name = "initializers.orthogonal"
     out, fan_in = _shape(name, (shape, shape) if not isinstance(shape, (tuple, list)) else shape, 2, 2)
     gain, draw = _gain(name, gain), _dtype(name, dtype)
-    count = 1 if gates is None else _checks.integer(name, "gates", gates, 1)
+    count = 1 if gates is None else checks.integer(name, "gates", gates, 1)
     tall = (max(out, fan_in), min(out, fan_in))
-    Q, R = jax.vmap(qr)(jax.random.normal(_checks.key(name, key), (count, *tall), draw))
+    Q, R = jax.vmap(qr)(jax.random.normal(checks.key(name, key), (count, *tall), draw))
     Q = Q * jnp.where(jnp.diagonal(R, axis1=-2, axis2=-1) < 0, -1, 1)[:, None, :]
     Q = Q if out >= fan_in else Q.mT
     return (gain * (Q[0] if gates is None else Q)).astype(dtype)
@@ -79,7 +79,7 @@ def identity(n: int, dtype: Any, *, scale: float = 1.0) -> Array:
         [[0.5, 0.0], [0.0, 0.5]]
     """
     name = "initializers.identity"
-    n = _checks.integer(name, "n", n, 1)
+    n = checks.integer(name, "n", n, 1)
     _dtype(name, dtype)
     return jnp.eye(n, dtype=dtype) * _number(name, "scale", scale)
 
@@ -193,12 +193,12 @@ def chrono(key: Array, n: int, t_max: float, dtype: Any) -> tuple[Array, Array]:
         (True, True)
     """
     name = "initializers.chrono"
-    n = _checks.integer(name, "n", n, 1)
+    n = checks.integer(name, "n", n, 1)
     t_max = _number(name, "t_max", t_max)
     if t_max <= 2:
-        raise ValueError(_checks.message(name, "t_max", "is out of range", t_max, "t_max > 2"))
+        raise ValueError(checks.message(name, "t_max", "is out of range", t_max, "t_max > 2"))
     draw = _dtype(name, dtype)
-    forget = jnp.log(jax.random.uniform(_checks.key(name, key), (n,), draw, 1, t_max - 1)).astype(dtype)
+    forget = jnp.log(jax.random.uniform(checks.key(name, key), (n,), draw, 1, t_max - 1)).astype(dtype)
     return forget, -forget
 
 
@@ -234,19 +234,19 @@ def delta_orthogonal(
     name = "initializers.delta_orthogonal"
     size = kernel_size if isinstance(kernel_size, (tuple, list)) else (kernel_size,)
     size = _shape(name, size, 1, 2, "kernel_size")
-    c_in, c_out = _checks.integer(name, "c_in", c_in, 1), _checks.integer(name, "c_out", c_out, 1)
+    c_in, c_out = checks.integer(name, "c_in", c_in, 1), checks.integer(name, "c_out", c_out, 1)
     if c_out < c_in:
         hint = "Fewer channels out than in cannot keep every direction."
-        raise ValueError(_checks.message(name, "c_out", "is out of range", c_out, f"c_out >= c_in = {c_in}", hint))
+        raise ValueError(checks.message(name, "c_out", "is out of range", c_out, f"c_out >= c_in = {c_in}", hint))
     _gain(name, gain)
-    H = orthogonal(_checks.key(name, key), (c_out, c_in), dtype, gain=gain).T
+    H = orthogonal(checks.key(name, key), (c_out, c_in), dtype, gain=gain).T
     return jnp.zeros((*size, c_in, c_out), H.dtype).at[tuple((k - 1) // 2 for k in size)].set(H)
 
 
 def _random(name, key, shape, dtype, deviation, distribution):
     """Independent draws of mean 0 and the given standard deviation."""
-    _checks.one_of(name, "distribution", distribution, ("normal", "uniform"))
-    key, draw = _checks.key(name, key), _dtype(name, dtype)
+    checks.one_of(name, "distribution", distribution, ("normal", "uniform"))
+    key, draw = checks.key(name, key), _dtype(name, dtype)
     if distribution == "normal":
         return (deviation * jax.random.normal(key, shape, draw)).astype(dtype)
     edge = math.sqrt(3) * deviation
@@ -259,10 +259,10 @@ def _shape(name, shape, low, high=None, argument="shape"):
         f"{low} integers or more" if high is None else f"{low} integers" if low == high else f"{low} or {high} integers"
     )
     if not isinstance(shape, (tuple, list)):
-        raise TypeError(_checks.message(name, argument, "must be a tuple", repr(shape), want))
+        raise TypeError(checks.message(name, argument, "must be a tuple", repr(shape), want))
     if len(shape) < low or (high is not None and len(shape) > high):
-        raise ValueError(_checks.message(name, argument, "has the wrong length", tuple(shape), want))
-    return tuple(_checks.integer(name, argument, s, 1) for s in shape)
+        raise ValueError(checks.message(name, argument, "has the wrong length", tuple(shape), want))
+    return tuple(checks.integer(name, argument, s, 1) for s in shape)
 
 
 def _dtype(name, dtype):
@@ -272,16 +272,16 @@ def _dtype(name, dtype):
     except TypeError:
         kind = None
     if dtype is None or kind is None or not jnp.issubdtype(kind, jnp.floating):
-        raise TypeError(_checks.message(name, "dtype", "must be floating", repr(dtype), "for example jnp.float32"))
+        raise TypeError(checks.message(name, "dtype", "must be floating", repr(dtype), "for example jnp.float32"))
     return jnp.dtype(jnp.float32) if kind.itemsize < 4 else kind
 
 
 def _number(name, argument, value):
     """A finite real number."""
     if isinstance(value, (bool, str)) or not isinstance(value, (int, float, np.number)):
-        raise TypeError(_checks.message(name, argument, "must be a number", repr(value), "a finite number"))
+        raise TypeError(checks.message(name, argument, "must be a number", repr(value), "a finite number"))
     if not math.isfinite(value):
-        raise ValueError(_checks.message(name, argument, "is non-finite", value, "a finite number"))
+        raise ValueError(checks.message(name, argument, "is non-finite", value, "a finite number"))
     return float(value)
 
 
@@ -289,5 +289,5 @@ def _gain(name, gain):
     """A finite number >= 0."""
     gain = _number(name, "gain", gain)
     if gain < 0:
-        raise ValueError(_checks.message(name, "gain", "is negative", gain, "gain >= 0"))
+        raise ValueError(checks.message(name, "gain", "is negative", gain, "gain >= 0"))
     return gain

@@ -47,3 +47,13 @@ class AnalyticStep(Step, Protocol):
     def jacobian(self, h: State, x: Driver, /) -> StepJacobian:
         """d step(h, x) / d h."""
         ...
+
+
+def in_turn(J: StepJacobian) -> tuple[StepJacobian, ...]:
+    """The factors of J, the first to act first: J itself unless it is a composition."""
+    return getattr(J, "in_turn", (J,))
+
+
+def pieces(J: StepJacobian) -> tuple[StepJacobian, ...]:
+    """The factors of J, each of which is zero where, and only where, one of its numbers is."""
+    return tuple(piece for factor in in_turn(J) for piece in getattr(factor, "pieces", (factor,)))

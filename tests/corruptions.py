@@ -39,7 +39,12 @@ ROOMS = {
         ],
     ),
     "gradients": (
-        ["jacspec/gradients.py", "jacspec/parameter_gradients.py", "jacspec/chain.py", "jacspec/operators.py"],
+        [
+            "jacspec/questions/gradients.py",
+            "jacspec/questions/parameter_gradients.py",
+            "jacspec/chain",
+            "jacspec/operators",
+        ],
         ["test_gradients.py", "test_chain.py"],
     ),
 }

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jacspec as js
-from jacspec._primitives import Primitive
+from jacspec._ground.primitives import Primitive
 
 POINT, V, W = jnp.array([0.1, 0.2]), jnp.array([0.3, 0.7]), jnp.array([1.0, -0.4])
 WEIGHT = jnp.asarray(np.random.default_rng(0).normal(size=(2, 2)))

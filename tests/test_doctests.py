@@ -15,7 +15,7 @@ MODULES = sorted(
     if path.stem != "__main__" and ">>>" in path.read_text()
 )
 
-LONG = ("models", "remedies", "training", "theory", "parameter_gradients", "compose", "cells.lstm")
+LONG = ("models", "remedies", "training", "theory", "questions.parameter_gradients", "chain.compose", "cells.lstm")
 """What trains, solves or compiles for seconds in its examples."""
 
 

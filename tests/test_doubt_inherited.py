@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import jacspec as js
-from jacspec.lyapunov import LyapunovSpectrum
-from jacspec.spectrum import Spectrum
+from jacspec.questions.exponents import LyapunovSpectrum
+from jacspec.questions.spectrum import Spectrum
 
 INF, NAN = math.inf, math.nan
 

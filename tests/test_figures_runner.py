@@ -56,16 +56,20 @@ def draw(data, config):
 @pytest.fixture
 def tree(tmp_path):
     """A repository with one experiment, its figure, and as much of the package as the runner needs."""
-    rooms = [f"jacspec/{room}.py" for room in ("_checks", "_claims", "_files", "_overlays", "plotting", "results")]
+    ground = [f"jacspec/_ground/{name}.py" for name in ("__init__", "checks", "drawing", "files", "messages")]
+    rooms = [
+        path.relative_to(ROOT) for room in ("plotting", "results") for path in (ROOT / "jacspec" / room).glob("*.py")
+    ]
     for file in (
         "experiments/__init__.py",
         "figures/__init__.py",
         "figures/__main__.py",
         "figures/_drawing.py",
         "figures/_gallery.py",
+        *ground,
         *rooms,
     ):
-        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / file, tmp_path / file)
     (tmp_path / "jacspec" / "__init__.py").touch()
     add(tmp_path, "counting", EXPERIMENT)

@@ -14,8 +14,8 @@ from flax import linen, nnx
 from jax.flatten_util import ravel_pytree
 
 from jacspec import cells, layers
-from jacspec.flax import LinenStep, NNXStep, from_flax
-from jacspec.flax._layers import AlongLastAxis
+from jacspec.networks.flax import LinenStep, NNXStep, from_flax
+from jacspec.networks.flax._layers import AlongLastAxis
 
 I, H = 3, 5
 

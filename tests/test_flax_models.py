@@ -9,7 +9,7 @@ import pytest
 from flax import linen, nnx
 
 import jacspec as js
-from jacspec.flax import from_flax
+from jacspec.networks.flax import from_flax
 
 I, H = 2, 3
 FLOAT64 = {"dtype": jnp.float64, "param_dtype": jnp.float64}

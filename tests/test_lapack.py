@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 import jacspec as js
-from jacspec import _lapack
+from jacspec._ground import lapack
 from jacspec._product.orthogonal import qr
 from jacspec.theory import recurrent
 
@@ -23,9 +23,9 @@ R = jnp.triu(A) + 3 * jnp.eye(5)
     ("ours", "theirs"),
     [
         (qr, jnp.linalg.qr),
-        (_lapack.triangle, lambda A: jnp.linalg.qr(A, mode="r")),
-        (lambda A: _lapack.eigenvectors(A + A.mT), lambda A: jnp.linalg.eigh(A + A.mT)[1]),
-        (_lapack.inverse, jnp.linalg.inv),
+        (lapack.triangle, lambda A: jnp.linalg.qr(A, mode="r")),
+        (lambda A: lapack.eigenvectors(A + A.mT), lambda A: jnp.linalg.eigh(A + A.mT)[1]),
+        (lapack.inverse, jnp.linalg.inv),
     ],
 )
 def test_a_batch_of_batches_is_that_of_jax(ours, theirs):
@@ -39,9 +39,9 @@ def direct(R, B):
 
 
 SOLVES = [
-    pytest.param(lambda R, B: _lapack.divide_right(B, jnp.triu(R)), direct, id="divide_right"),
+    pytest.param(lambda R, B: lapack.divide_right(B, jnp.triu(R)), direct, id="divide_right"),
     pytest.param(
-        lambda R, B: _lapack.solve(R, B[0]), lambda R, B: jnp.linalg.solve(R, B[0]), id="solve", marks=pytest.mark.slow
+        lambda R, B: lapack.solve(R, B[0]), lambda R, B: jnp.linalg.solve(R, B[0]), id="solve", marks=pytest.mark.slow
     ),
 ]
 
@@ -58,7 +58,7 @@ def test_solutions_and_two_derivatives_under_vmap(ours, theirs, argnum):
 
 
 def test_only_what_has_a_batch_axis_is_looped_over():
-    got = jax.vmap(_lapack.divide_right, in_axes=(0, None))(B[0], R[0, 0])
+    got = jax.vmap(lapack.divide_right, in_axes=(0, None))(B[0], R[0, 0])
     np.testing.assert_allclose(got, direct(R[0, 0], B[0].reshape(-1, 5)).reshape(B[0].shape), atol=1e-14)
 
 

@@ -7,7 +7,7 @@ import pytest
 from processes import MAPS, PERIODIC, RECORDS, autoregressive, first_states, telescoping
 
 import jacspec as js
-from jacspec._long_run import standard_error
+from jacspec.questions._long_run import standard_error
 
 RUNS = 200
 ask = jax.jit(standard_error)

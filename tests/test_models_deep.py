@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 from scipy import ndimage
 
 import jacspec as js
-from jacspec.models import Convolutional, Deep, Recurrent, _weights
+from jacspec.models import Convolutional, Deep, Recurrent, weights
 
 F64 = jnp.float64
 
@@ -170,8 +170,8 @@ def test_initial_biases_have_their_variance_and_each_layer_its_own():
 
 def test_a_critical_gain_is_the_root_of_the_critical_weight_variance(monkeypatch):
     found = types.SimpleNamespace(weight_variance=4.0, converged=True)
-    monkeypatch.setattr(_weights.initializers, "critical", lambda activation, **arguments: found)
-    assert _weights.critical_gain("models.Deep", "critical", 1.2, "tanh") == 2.4
+    monkeypatch.setattr(weights.initializers, "critical", lambda activation, **arguments: found)
+    assert weights.critical_gain("models.Deep", "critical", 1.2, "tanh") == 2.4
 
 
 def test_skip_init_starts_as_the_identity():

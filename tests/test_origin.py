@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 from jax import lax
 
-from jacspec._origin import origin
+from jacspec._ground.origin import origin
 
 NAN, INF = np.nan, np.inf
 ONE = jnp.ones(())

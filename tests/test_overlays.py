@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from jacspec import _overlays
+from jacspec.plotting import overlays
 from jacspec.theory import random_matrix as rm
 
 
@@ -25,7 +25,7 @@ def semicircle():
 
 def test_bars_have_the_mass_of_the_values_and_the_curve_that_of_the_law(ax, semicircle):
     law, values = semicircle
-    found = _overlays.plot_spectrum(ax, np.tile(values, (3, 1)), law, bins=30)
+    found = overlays.plot_spectrum(ax, np.tile(values, (3, 1)), law, bins=30)
     (bars,) = ax.patches[:1]
     heights, edges, _ = bars.get_data()
     inside = (values >= edges[0]) & (values <= edges[-1])
@@ -38,7 +38,7 @@ def test_bars_have_the_mass_of_the_values_and_the_curve_that_of_the_law(ax, semi
 
 def test_distance_sees_a_shift_of_the_values(ax, semicircle):
     law, values = semicircle
-    assert _overlays.plot_spectrum(ax, values + 0.1, law).distance > 0.03
+    assert overlays.plot_spectrum(ax, values + 0.1, law).distance > 0.03
 
 
 def test_zeros_and_atoms_are_compared_and_not_drawn_as_bars(ax):
@@ -47,19 +47,19 @@ def test_zeros_and_atoms_are_compared_and_not_drawn_as_bars(ax):
     grid = np.linspace(float(law.log_x[0]), float(law.log_x[-1]), 2001)
     continuous = np.interp((np.arange(300) + 0.5) / n + 0.1, law.cdf(grid), grid) / 2
     values = np.concatenate([np.full(100, -np.inf), continuous, atom + 1e-13 * np.arange(-300, 300)])
-    found = _overlays.plot_spectrum(ax, values, law)
+    found = overlays.plot_spectrum(ax, values, law)
     assert [found.zeros, found.theory_zeros] == pytest.approx([0.1, 0.1])
     assert found.distance < 0.005
     assert any("0.600 (0.600)" in text.get_text() for text in ax.texts)
     heights, edges, _ = ax.patches[0].get_data()
     assert np.sum(heights * np.diff(edges)) <= 0.3 + 1e-12
-    more = _overlays.plot_spectrum(ax, np.where(np.arange(n) < 200, -np.inf, values), law)
+    more = overlays.plot_spectrum(ax, np.where(np.arange(n) < 200, -np.inf, values), law)
     assert more.distance > 0.09
 
 
 def test_a_single_atom_has_no_curve(ax):
     law = rm.jacobian_law(rm.bernoulli_slopes(1.0), 4, ensemble="orthogonal")
-    found = _overlays.plot_spectrum(ax, np.zeros(50), law)
+    found = overlays.plot_spectrum(ax, np.zeros(50), law)
     assert found.distance < 1e-12
     assert len(ax.lines) == 1
 
@@ -69,7 +69,7 @@ def test_exponents_beside_their_curve(ax):
     u = np.linspace(0, 0.999, 400)
     at = (np.arange(n) + 0.5) / n
     values = np.asarray(rm.triangular_exponents(at))
-    gap = _overlays.plot_exponents(
+    gap = overlays.plot_exponents(
         ax, np.where(at > 0.9, -np.inf, values + 0.05), u, rm.triangular_exponents(u), standard_error=0.01
     )
     assert gap == pytest.approx(0.05, abs=1e-3)
@@ -80,13 +80,13 @@ def test_exponents_beside_their_curve(ax):
 @pytest.mark.parametrize("values", [np.nan, [np.inf, 0.0], np.zeros((2, 2, 2)), np.zeros(0)])
 def test_bad_values_are_refused(ax, semicircle, values):
     with pytest.raises(ValueError, match="'log_singular_values'"):
-        _overlays.plot_spectrum(ax, values, semicircle[0])
+        overlays.plot_spectrum(ax, values, semicircle[0])
 
 
 def test_bad_options_are_refused(ax, semicircle):
     with pytest.raises(ValueError, match="'bins'"):
-        _overlays.plot_spectrum(ax, np.zeros(3), semicircle[0], bins=0)
+        overlays.plot_spectrum(ax, np.zeros(3), semicircle[0], bins=0)
     with pytest.raises(ValueError, match="'exponents'"):
-        _overlays.plot_exponents(ax, np.zeros((2, 3)), [0, 1], [0, 1])
+        overlays.plot_exponents(ax, np.zeros((2, 3)), [0, 1], [0, 1])
     with pytest.raises(ValueError, match="'theory'"):
-        _overlays.plot_exponents(ax, np.zeros(3), [0, 1], [0, 1, 2])
+        overlays.plot_exponents(ax, np.zeros(3), [0, 1], [0, 1, 2])

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import jacspec as js
-from jacspec import _leading
 from jacspec._product import logs, orthogonal, recursion
+from jacspec.questions import _leading
 
 
 def chain_of(Js):

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import jacspec as js
-from jacspec import _walks
 from jacspec._product import recursion
+from jacspec.questions import _routes
 
 DTYPES = [np.float64, np.float32]
 
@@ -228,7 +228,7 @@ def test_a_product_that_is_turned(monkeypatch):
     J, eigenvalues = smoothing("open", n)
     Js = jnp.tile(jnp.asarray(J), (T, 1, 1))
     chain_of = lambda Js: js.JacobianChain.from_matrices(Js, check=False)
-    assert _walks.forward(chain_of(Js), (T,))[0].settled > 0
+    assert _routes.forward(chain_of(Js), (T,))[0].settled > 0
     with mp.workdps(30):
         want = np.sort([float(T * mp.log(x)) for x in eigenvalues(J)])[::-1]
     np.testing.assert_allclose(js.log_singular_values(chain_of(Js)), want, atol=1e-10)

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 import jacspec as js
-from jacspec.flax import NNXStep, from_flax
+from jacspec.networks.flax import NNXStep, from_flax
 
 N, T = 3, 2
 ONE = jnp.ones(N)

@@ -12,7 +12,7 @@ from flax import linen, nnx
 from refusals import EYE, ONE, N, T
 
 import jacspec as js
-from jacspec.flax import from_flax
+from jacspec.networks.flax import from_flax
 
 RNG = np.random.default_rng(0)
 

@@ -28,8 +28,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jacspec import _lapack
-from jacspec._primitives import Primitive
+from jacspec._ground import lapack
+from jacspec._ground.primitives import Primitive
 from jacspec._product.logs import Logs, normalize_rows, relative, scale_columns
 from jacspec._product.orthogonal import row_sorted_qr
 
@@ -112,8 +112,8 @@ def _attached_jvp(primals, tangents):
 def _inverse(M: Array) -> Array:
     """M^-1 of M (m, m), or (M^T M + eps)^-1 M^T where M is singular: parallel rows of noise then leave the others alone."""
     eps, eye = float(jnp.finfo(M.dtype).eps), jnp.eye(M.shape[0], dtype=M.dtype)
-    inverse = _lapack.inverse(M)
-    damped = matmul(_lapack.inverse(matmul(M.T, M) + eps * eye), M.T)
+    inverse = lapack.inverse(M)
+    damped = matmul(lapack.inverse(matmul(M.T, M) + eps * eye), M.T)
     return jnp.where(jnp.max(jnp.abs(inverse), initial=0) < eps**-0.75, inverse, damped)
 
 
@@ -150,7 +150,7 @@ def _solve(logs: Logs, U: Array) -> Finished:
     Q, R = row_sorted_qr(U.T, jnp.max(jnp.abs(U) * relative(logs)[:, None], axis=0))
     N, logs = normalize_rows(*scale_columns(R, logs))
     order = jnp.argsort(-logs.hi)
-    N, logs = normalize_rows(*scale_columns(_lapack.triangle(N[order].T), logs[order]))
+    N, logs = normalize_rows(*scale_columns(lapack.triangle(N[order].T), logs[order]))
 
     rows = _orthogonalize(logs, N, tolerance)
     right = matmul(Q[:, order], rows.U.T)
@@ -295,7 +295,7 @@ def _in_blocks(rows: _Rows) -> tuple[Logs, Array]:
     H = jnp.where(same, rows.cosines * scale * scale[:, None], 0)
     norm = jnp.max(jnp.where(same, jnp.sum(jnp.abs(H), axis=1), 0), axis=1)
     H = H / jnp.where(norm > 0, norm, 1)[:, None] + jnp.diag(2 * (block[-1] - block).astype(dtype))
-    W = jnp.where(same, _lapack.eigenvectors(H)[:, ::-1].T, 0)
+    W = jnp.where(same, lapack.eigenvectors(H)[:, ::-1].T, 0)
     # W is orthogonal to eps, but diag(e^-l) W diag(e^l) needs it relative to e^-|l_i - l_j|: one step of Newton-Schulz.
     W = W + matmul(jnp.eye(m, dtype=dtype) - matmul(W, W.T), W) / 2
     S = W * jnp.exp(jnp.where(same, depth[:, None] - depth, 0))

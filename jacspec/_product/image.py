@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jacspec._ground.arithmetic import matmul, norms, smallest_factor
 from jacspec._product.branch import when
 from jacspec._product.slopes import SMALL, STOPPED, knows_stops, may_be_stopped, shows_slopes, with_parts
-from jacspec.operators import in_turn, matmul, norms, pieces, smallest_factor
+from jacspec.typing import in_turn, pieces
 
 PROBES = 4
 """Random vectors by which the rounding of J Q is measured."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jacspec.operators import units
+from jacspec._ground.arithmetic import units
 
 
 class Logs(NamedTuple):

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jacspec import _lapack
-from jacspec.operators import matmul, norms
+from jacspec._ground import lapack
+from jacspec._ground.arithmetic import matmul, norms
 
 NOISE = 4.0
 """Entries of R below NOISE times their rounding are taken as noise."""
@@ -19,7 +19,7 @@ PROBES = 8
 """Random rows by which the growth of rounding in R is measured."""
 
 
-@_lapack.factorization
+@lapack.factorization
 def qr(A: Array) -> tuple[Array, Array]:
     """A = Q R for A of shape (m, n): Q (m, k) with orthonormal columns, R (k, n) upper triangular, k = min(m, n).
 
@@ -39,7 +39,7 @@ def _qr_jvp(primals, tangents):
     level, growth = rounding(Q, R, jnp.finfo(A.dtype).eps * norms(A))
     dead = jnp.abs(jnp.diagonal(R)) <= NOISE * level * growth[:k]
     R1 = jnp.where(dead[:, None], jnp.eye(k, dtype=R.dtype), R[:, :k])
-    X = jnp.where(dead, 0, _lapack.divide_right(dA[:, :k], R1))
+    X = jnp.where(dead, 0, lapack.divide_right(dA[:, :k], R1))
     C = matmul(Q.T, X)
     L = jnp.tril(C, -1)
     W = L - L.T
@@ -85,7 +85,7 @@ def rounding(Q: Array, R: Array, noise: Array) -> tuple[Array, Array]:
     G = jnp.asarray(np.random.default_rng(n).standard_normal((PROBES, n)), R.dtype)
     dead = jnp.abs(jnp.diagonal(R)) <= NOISE * level
     pivots = jnp.where(dead[:, None], jnp.eye(k, dtype=R.dtype), R[:, :k])
-    X = _lapack.from_right(pivots, G[:, :k])
+    X = lapack.from_right(pivots, G[:, :k])
     taken = jnp.concatenate([X * jnp.diagonal(pivots), G[:, k:] - matmul(X, R[:, k:])], axis=1)
     growth = norms(taken, axis=0) / math.sqrt(PROBES)
     return level, jnp.maximum(jnp.where(jnp.isnan(growth), jnp.inf, growth), 1)

@@ -37,13 +37,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jacspec import _lapack
-from jacspec._primitives import Primitive
+from jacspec._ground import lapack
+from jacspec._ground.arithmetic import matmul, units
+from jacspec._ground.primitives import Primitive
 from jacspec._product import logs as lg
 from jacspec._product.branch import when
 from jacspec._product.image import Image, Uncounted, Zeros, given
 from jacspec._product.orthogonal import NOISE, descending, inverse, made_of, permuted, qr, rounding, row_sorted_qr
-from jacspec.operators import matmul, units
 
 COMBINATIONS = 4
 """Random combinations of the rows of U that are followed."""
@@ -228,7 +228,7 @@ def _combinations(y: Array, N: Array) -> Array:
     k = N.shape[0]
     lost = jnp.diagonal(N) == 0
     N = jnp.where(lost[:, None], jnp.eye(k, dtype=N.dtype), N[:, :k])
-    return jnp.where(lost, 0, _lapack.from_right(N, lax.stop_gradient(y[:, :k])))
+    return jnp.where(lost, 0, lapack.from_right(N, lax.stop_gradient(y[:, :k])))
 
 
 def _size(combinations: Array) -> Array:
@@ -311,7 +311,7 @@ def _turned(state: Graded) -> tuple[Graded, Array, Array]:
     lost = jnp.diagonal(first.R) == 0
     R = jnp.where(lost[:, None], jnp.eye(k, dtype=U.dtype), first.R)
     back = inverse(first.order)
-    S = _lapack.from_right_transposed(R, permuted(U, inverse(second.order), axis=1))
+    S = lapack.from_right_transposed(R, permuted(U, inverse(second.order), axis=1))
     S = permuted(jnp.where(lost, 0, S), back, axis=1)
     W = permuted(second.Q, back)
     U = matmul(U, permuted(first.Q.T, second.order))

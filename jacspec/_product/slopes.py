@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jacspec.operators import smallest_factor
+from jacspec._ground.arithmetic import smallest_factor
 
 STOPPED = 1024.0
 """Numbers of up to STOPPED smallest factors may be made of a slope that was stopped short of underflow: upper bounds."""

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jacspec import activations
+from jacspec._ground.arithmetic import smallest_factor
 from jacspec.activations import Activation
-from jacspec.operators import smallest_factor
 
 
 def product(*factors: Array) -> Array:

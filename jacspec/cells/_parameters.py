@@ -5,8 +5,8 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from jacspec import _checks
-from jacspec.operators import matmul
+from jacspec._ground import checks
+from jacspec._ground.arithmetic import matmul
 
 
 class Vector:
@@ -38,13 +38,13 @@ def recurrent(cell: str, W: Any, gates: int | None = None):
     """
     name = f"cells.{cell}"
     shape = "(n, n)" if gates is None else f"({gates}, n, n)"
-    W = _checks.array(name, "W", W, 2 if gates is None else 3, shape)
+    W = checks.array(name, "W", W, 2 if gates is None else 3, shape)
     if 0 in W.shape:
-        raise ValueError(_checks.message(name, "W", "is empty", f"shape {W.shape}", shape))
+        raise ValueError(checks.message(name, "W", "is empty", f"shape {W.shape}", shape))
     if W.shape[-1] != W.shape[-2]:
-        raise ValueError(_checks.message(name, "W", "must be square", f"shape {W.shape}", shape))
+        raise ValueError(checks.message(name, "W", "must be square", f"shape {W.shape}", shape))
     if gates is not None and W.shape[0] != gates:
-        raise ValueError(_checks.message(name, "W", "needs one matrix a gate", f"shape {W.shape}", shape))
+        raise ValueError(checks.message(name, "W", "needs one matrix a gate", f"shape {W.shape}", shape))
     return W
 
 
@@ -57,10 +57,10 @@ def shaped(cell: str, argument: str, value: Any, shape: tuple[int | None, ...], 
     """
     if value is None and not required:
         return None
-    value = _checks.array(f"cells.{cell}", argument, value, len(shape), text)
+    value = checks.array(f"cells.{cell}", argument, value, len(shape), text)
     if any(want is not None and want != have for want, have in zip(shape, value.shape, strict=True)):
         problem = "has the wrong shape"
-        raise ValueError(_checks.message(f"cells.{cell}", argument, problem, f"shape {value.shape}", text))
+        raise ValueError(checks.message(f"cells.{cell}", argument, problem, f"shape {value.shape}", text))
     return value
 
 
@@ -91,14 +91,14 @@ def vector(cell: str, argument: str, value: Any, n: int, *, what: str) -> None:
     """
     name = f"cells.{cell}"
     if not hasattr(value, "shape") or not hasattr(value, "dtype"):
-        raise TypeError(_checks.message(name, argument, "must be an array", type(value).__name__, f"({n},), {what}"))
+        raise TypeError(checks.message(name, argument, "must be an array", type(value).__name__, f"({n},), {what}"))
     if not jnp.issubdtype(value.dtype, jnp.floating):
-        raise TypeError(_checks.message(name, argument, "must be floating", f"dtype {value.dtype}", "a floating dtype"))
+        raise TypeError(checks.message(name, argument, "must be floating", f"dtype {value.dtype}", "a floating dtype"))
     if value.ndim == 2 and value.shape[-1] == n:
         hint = "One example inside, jax.vmap outside: use jacspec.batched or jax.vmap."
-        raise ValueError(_checks.message(name, argument, "is a batch", f"shape {value.shape}", f"({n},), {what}", hint))
+        raise ValueError(checks.message(name, argument, "is a batch", f"shape {value.shape}", f"({n},), {what}", hint))
     if value.shape != (n,):
-        raise ValueError(_checks.message(name, argument, "does not fit", f"shape {value.shape}", f"({n},), {what}"))
+        raise ValueError(checks.message(name, argument, "does not fit", f"shape {value.shape}", f"({n},), {what}"))
 
 
 def pair(cell: str, carry: Any, n: int, names: tuple[str, str]) -> tuple[Array, Array]:
@@ -114,7 +114,7 @@ def pair(cell: str, carry: Any, n: int, names: tuple[str, str]) -> tuple[Array, 
         got = type(carry).__name__ if shape is None else f"an array of shape {shape}"
         hint = f"Pass the tuple {order}, {names[0]} first, each of shape ({n},)."
         problem = f"must be the pair {order}"
-        raise TypeError(_checks.message(f"cells.{cell}", "carry", problem, got, "a tuple of two", hint))
+        raise TypeError(checks.message(f"cells.{cell}", "carry", problem, got, "a tuple of two", hint))
     for name, value in zip(names, carry, strict=True):
         vector(cell, f"carry: {name}", value, n, what=f"one half of the carry {order}")
     return carry
@@ -131,7 +131,7 @@ def driver(cell: str, U: Any, x: Any):
         return
     if U is None or x is None:
         got, problem = "x without U" if U is None else "U without x", "and the input weights go together"
-        raise ValueError(_checks.message(f"cells.{cell}", "x", problem, got, "both or none"))
+        raise ValueError(checks.message(f"cells.{cell}", "x", problem, got, "both or none"))
     vector(cell, "x", x, U.shape[-1], what="features")
 
 

@@ -6,7 +6,7 @@ a_t = W h_{t-1} + U x_t + b,    h_t = f(a_t),    J_t = diag(f'(a_t)) W
 from jax import Array
 
 from jacspec import activations
-from jacspec._pytree import pytree, static
+from jacspec._ground.pytree import pytree, static
 from jacspec.activations import Activation
 from jacspec.cells import _parameters
 from jacspec.operators import Scaled

@@ -12,12 +12,14 @@ J_before = diag(1 - z) + diag((n - h) z') W_z + diag(z n') W_n (diag(r) + diag(h
 import jax.numpy as jnp
 from jax import Array
 
-from jacspec import _checks, activations
-from jacspec._pytree import pytree, static
+from jacspec import activations
+from jacspec._ground import checks
+from jacspec._ground.arithmetic import matmul, norms, transposed_matmul
+from jacspec._ground.pytree import pytree, static
 from jacspec.activations import Activation
 from jacspec.cells import _parameters
 from jacspec.cells._gates import blend, complement, product, value
-from jacspec.operators import GatedSum, matmul, norms, transposed_matmul
+from jacspec.operators import GatedSum
 
 GATES = ("reset", "update", "candidate")
 
@@ -123,10 +125,10 @@ class GRU(_parameters.Vector):
     def __post_init__(self):
         """Check shapes, the form and the names of the activations."""
         n = _parameters.gated(self, 3)
-        _checks.one_of("cells.GRU", "form", self.form, ("reset_after", "reset_before"))
+        checks.one_of("cells.GRU", "form", self.form, ("reset_after", "reset_before"))
         hidden_bias = _parameters.shaped("GRU", "hidden_bias", self.hidden_bias, (n,), "(n,) with n as in W")
         if hidden_bias is not None and self.form == "reset_before":
-            text = _checks.message(
+            text = checks.message(
                 "cells.GRU", "hidden_bias", "is of the form 'reset_after'", expected="None with 'reset_before'",
                 hint="Add it to b[2], which is the same there.",
             )  # fmt: skip

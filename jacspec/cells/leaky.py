@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jacspec import _checks, activations
-from jacspec._pytree import pytree, static
+from jacspec import activations
+from jacspec._ground import checks
+from jacspec._ground.pytree import pytree, static
 from jacspec.activations import Activation
 from jacspec.cells import _gates, _parameters
 from jacspec.operators import GatedSum
@@ -53,12 +54,12 @@ class LeakyElman(_parameters.Vector):
         rate, text = self.rate, "a number or (n,), 0 < rate <= 1"
         if isinstance(rate, (float, int)) and not isinstance(rate, bool):
             rate = jnp.asarray(rate, self.W.dtype)
-        rate = _checks.array("cells.LeakyElman", "rate", rate, (0, 1), text)
+        rate = checks.array("cells.LeakyElman", "rate", rate, (0, 1), text)
         if rate.shape not in ((), (n,)):
             got = f"shape {rate.shape}"
-            raise ValueError(_checks.message("cells.LeakyElman", "rate", "has the wrong shape", got, text))
-        if _checks.is_concrete(rate) and not np.all((np.asarray(rate) > 0) & (np.asarray(rate) <= 1)):
-            raise ValueError(_checks.message("cells.LeakyElman", "rate", "is out of range", rate, text))
+            raise ValueError(checks.message("cells.LeakyElman", "rate", "has the wrong shape", got, text))
+        if checks.is_concrete(rate) and not np.all((np.asarray(rate) > 0) & (np.asarray(rate) <= 1)):
+            raise ValueError(checks.message("cells.LeakyElman", "rate", "is out of range", rate, text))
         _parameters.store(self, rate=rate)
 
     @property

@@ -9,9 +9,9 @@ import math
 import jax.numpy as jnp
 from jax import Array
 
-from jacspec._pytree import pytree
+from jacspec._ground.arithmetic import smallest_factor
+from jacspec._ground.pytree import pytree
 from jacspec.cells import _parameters
-from jacspec.operators import smallest_factor
 
 
 @pytree

@@ -13,11 +13,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from jacspec import activations
-from jacspec._pytree import pytree, static
+from jacspec._ground.arithmetic import matmul, norms, transposed_matmul
+from jacspec._ground.pytree import pytree, static
 from jacspec.activations import Activation
 from jacspec.cells import _parameters
 from jacspec.cells._gates import product, value
-from jacspec.operators import Diagonal, GatedSum, matmul, norms, transposed_matmul
+from jacspec.operators import Diagonal, GatedSum
 
 GATES = ("input", "forget", "candidate", "output")
 

@@ -9,8 +9,9 @@ Without the reset gate the inner term is W_n alone.
 import jax.numpy as jnp
 from jax import Array
 
-from jacspec import _checks, activations
-from jacspec._pytree import pytree, static
+from jacspec import activations
+from jacspec._ground import checks
+from jacspec._ground.pytree import pytree, static
 from jacspec.activations import Activation
 from jacspec.cells import _parameters
 from jacspec.cells._gates import blend, complement, product, value
@@ -56,11 +57,11 @@ class MGU(_parameters.Vector):
     def __post_init__(self):
         """Check shapes and the names of the activations."""
         n = _parameters.gated(self, 2)
-        _checks.one_of("cells.MGU", "reset_gate", self.reset_gate, (True, False))
+        checks.one_of("cells.MGU", "reset_gate", self.reset_gate, (True, False))
         hidden_bias = _parameters.shaped("MGU", "hidden_bias", self.hidden_bias, (n,), "(n,) with n as in W")
         if hidden_bias is not None and not self.reset_gate:
             text = "Add it to b[1], which is the same there."
-            raise ValueError(_checks.message("cells.MGU", "hidden_bias", "needs reset_gate=True", hint=text))
+            raise ValueError(checks.message("cells.MGU", "hidden_bias", "needs reset_gate=True", hint=text))
         _parameters.store(self, hidden_bias=hidden_bias)
         activations.get(self.activation, function="cells.MGU")
         activations.get(self.gate, function="cells.MGU")

@@ -7,8 +7,9 @@ J_t = diag(u) + diag((h_{t-1} - z) u') W
 import jax.numpy as jnp
 from jax import Array
 
-from jacspec import _checks, activations
-from jacspec._pytree import pytree, static
+from jacspec import activations
+from jacspec._ground import checks
+from jacspec._ground.pytree import pytree, static
 from jacspec.activations import Activation
 from jacspec.cells import _parameters
 from jacspec.cells._gates import blend, product, value
@@ -55,7 +56,7 @@ class MinimalRNN(_parameters.Vector):
         V = _parameters.shaped("MinimalRNN", "V", self.V, (n, n), "(n, n) with n as in W")
         c = _parameters.shaped("MinimalRNN", "c", self.c, (n,), "(n,) with n as in W")
         if c is not None and self.U is None:
-            raise ValueError(_checks.message("cells.MinimalRNN", "c", "is the bias of z = tanh(U x + c) and needs U"))
+            raise ValueError(checks.message("cells.MinimalRNN", "c", "is the bias of z = tanh(U x + c) and needs U"))
         _parameters.store(self, V=V, c=c)
         activations.get(self.activation, function="cells.MinimalRNN")
         activations.get(self.gate, function="cells.MinimalRNN")

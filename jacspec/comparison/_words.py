@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import optax
 
-from jacspec import _checks, activations, remedies
+from jacspec import activations, remedies
+from jacspec._ground import checks
 from jacspec.models import deep, recurrent
-from jacspec.models._weights import LAWS
+from jacspec.models.weights import LAWS
 
 NAME = "comparison.Remedy"
 
@@ -47,7 +48,7 @@ def read(word: str) -> tuple[str, Any]:
 
 def refused(argument: str, problem: str, got: str, expected: str = "", hint: str = "") -> ValueError:
     """The error of a remedy."""
-    return ValueError(_checks.message(NAME, argument, problem, got, expected, hint))
+    return ValueError(checks.message(NAME, argument, problem, got, expected, hint))
 
 
 def _number(word: str, value: str, low: float = -math.inf, *, whole: bool = False) -> Any:
@@ -67,7 +68,7 @@ def _number(word: str, value: str, low: float = -math.inf, *, whole: bool = Fals
 
 def _name(word: str, value: str, allowed: Any) -> str:
     value = ALIASES.get(value, value)
-    _checks.one_of(NAME, word, value, allowed)
+    checks.one_of(NAME, word, value, allowed)
     return value
 
 

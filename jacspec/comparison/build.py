@@ -22,7 +22,8 @@ import optax
 from flax import nnx
 from jax import Array, lax
 
-from jacspec import _checks
+from jacspec._ground import checks
+from jacspec._ground.memory import affordable
 from jacspec.comparison import inputs
 from jacspec.comparison.remedy import Remedy, fits
 from jacspec.models import Deep, Recurrent
@@ -113,11 +114,11 @@ class Plan:
     def fits_memory(self, seeds: int) -> None:
         """Raise ValueError where the parameters of all seeds, or the states of one update, exceed all memory."""
         a = self.arguments
-        _checks.affordable("compare", "width", a["width"], seeds * self.parameters, f"the parameters of {seeds} seeds")
+        affordable("compare", "width", a["width"], seeds * self.parameters, f"the parameters of {seeds} seeds")
         states = a["depth"] * a["width"] * (1 if self.deep else self.task.length)
         numbers = seeds * self.batch * (self.task.length * self.task.features + states)
         what = f"the inputs and states of {seeds} seeds"
-        _checks.affordable("compare", "batch", self.batch, numbers, what)
+        affordable("compare", "batch", self.batch, numbers, what)
 
     @property
     def law(self) -> str:
@@ -195,7 +196,7 @@ def plan(
 
 
 def _refuse(argument: str, problem: str, got: Any, expected: str) -> None:
-    raise ValueError(_checks.message("compare", argument, problem, got, expected))
+    raise ValueError(checks.message("compare", argument, problem, got, expected))
 
 
 def _arguments(remedy: Remedy, task: Task, width: int, depth: int | None, last: bool) -> dict[str, Any]:

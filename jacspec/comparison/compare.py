@@ -19,11 +19,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jacspec import _checks, _files, results, tasks
-from jacspec.comparison import table
+from jacspec import results, tasks
+from jacspec._ground import checks, files
 from jacspec.comparison.build import DEEPEST, Plan, plan
 from jacspec.comparison.remedy import Remedy
 from jacspec.comparison.rows import HELD_OUT, MEASURED, RECORDS, Row, train
+from jacspec.comparison.table import Comparison
 from jacspec.results import ResultError
 from jacspec.tasks import Task
 
@@ -31,41 +32,6 @@ NAME = "compare"
 
 MOST = 2**31 - 1
 """Of what is counted on the device."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Comparison:
-    """The rows of a comparison.
-
-    Attributes:
-        task: its name.
-        baseline: loss of the trivial predictor.
-        chance: fraction of sequences that it gets wrong.
-        settings: what all rows share.
-        rows: in the order of the remedies.
-    """
-
-    task: str
-    baseline: float
-    chance: float
-    settings: dict[str, Any]
-    rows: tuple[Row, ...]
-
-    def summaries(self) -> list[table.Summary]:
-        """One line a row."""
-        return [table.summarize(row, self.baseline) for row in self.rows]
-
-    def table(self) -> Any:
-        """For `rich.print`."""
-        return table.Terminal(self)
-
-    def write_csv(self, path: str | os.PathLike) -> Path:
-        """One line a row."""
-        return table.write_csv(self, path)
-
-    def write_json(self, path: str | os.PathLike) -> Path:
-        """Everything."""
-        return table.write_json(self, path)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -97,7 +63,7 @@ class Prepared:
             OSError: if the store cannot be written into, before anything trains; if a row cannot be stored.
         """
         if self.store is not None:
-            _files.probe(self.store)
+            files.probe(self.store)
         with _reporter(progress, len(self.plans)) as say:
             rows = tuple(self._row(one, say) for one in self.plans)
         return Comparison(self.task.name, self.task.baseline, self.task.chance, self.settings, rows)
@@ -164,7 +130,7 @@ def compare(
     """
     known = [name for name in inspect.signature(prepare).parameters if name not in ("task", "remedies", "store")]
     for option in options:
-        _checks.one_of(NAME, "option", option, known)
+        checks.one_of(NAME, "option", option, known)
     return prepare(task, remedies, store=store, **options).run(progress=progress)
 
 
@@ -215,33 +181,33 @@ def prepare(
     """
     if isinstance(remedies, (str, Remedy)) or not np.iterable(remedies):
         hint = "Put a single one into a list."
-        raise TypeError(_checks.message(NAME, "remedies", "must be a list", type(remedies).__name__, hint=hint))
+        raise TypeError(checks.message(NAME, "remedies", "must be a list", type(remedies).__name__, hint=hint))
     read = [r if isinstance(r, Remedy) else Remedy.parse(r) for r in remedies]
     if not read:
-        raise ValueError(_checks.message(NAME, "remedies", "is empty", expected="one remedy or more"))
+        raise ValueError(checks.message(NAME, "remedies", "is empty", expected="one remedy or more"))
     texts = [str(r) for r in read]
     if len({_known(r) for r in read}) < len(read):
-        raise ValueError(_checks.message(NAME, "remedies", "has the same row twice", texts, "different remedies"))
+        raise ValueError(checks.message(NAME, "remedies", "has the same row twice", texts, "different remedies"))
     shared: dict[str, Any] = {
-        name: _checks.integer(NAME, name, value, 1, MOST)
+        name: checks.integer(NAME, name, value, 1, MOST)
         for name, value in {"width": width, "updates": updates, "batch": batch, "seeds": seeds}.items()
     }
-    shared["first_seed"] = _checks.integer(NAME, "first_seed", first_seed, 0, 2**32 - seeds, "Seeds lie in 0..2**32-1.")
-    shared["depth"] = None if depth is None else _checks.integer(NAME, "depth", depth, 1, DEEPEST)
+    shared["first_seed"] = checks.integer(NAME, "first_seed", first_seed, 0, 2**32 - seeds, "Seeds lie in 0..2**32-1.")
+    shared["depth"] = None if depth is None else checks.integer(NAME, "depth", depth, 1, DEEPEST)
     low, high = (float(end) for end in (jnp.finfo(jnp.float32).tiny, jnp.finfo(jnp.float32).max))
     want = f"learning_rate > 0 within the range of float32, {low:.3g}..{high:.3g}"
-    rate = _checks.number(NAME, "learning_rate", learning_rate, want, lambda v: low <= v <= high)
-    _checks.one_of(NAME, "optimizer", optimizer, ("sgd", "adam"))
+    rate = checks.number(NAME, "learning_rate", learning_rate, want, lambda v: low <= v <= high)
+    checks.one_of(NAME, "optimizer", optimizer, ("sgd", "adam"))
     what = read_task(task, length)
     if what.baseline == 0:
         hint = "Its targets are constant, or known beforehand."
-        raise ValueError(_checks.message(NAME, "task", "has a baseline of 0: nothing to learn", what.name, hint=hint))
+        raise ValueError(checks.message(NAME, "task", "has a baseline of 0: nothing to learn", what.name, hint=hint))
     keys = ("width", "depth", "updates", "batch")
     own = {key: shared[key] for key in keys} | {"learning_rate": float(rate), "rule": optimizer}
     plans = tuple(plan(remedy, what, **own) for remedy in read)
     for one in plans:
         one.fits_memory(shared["seeds"])
-    folder = None if store is None else _files.place(NAME, "store", store)
+    folder = None if store is None else files.place(NAME, "store", store)
     return Prepared(what, shared | {"learning_rate": float(rate), "optimizer": optimizer}, plans, folder)
 
 
@@ -251,7 +217,7 @@ def _known(remedy: Remedy) -> str:
         return json.dumps(remedy.given(), allow_nan=False)
     except (TypeError, ValueError) as error:
         want = "finite numbers and names"
-        raise ValueError(_checks.message(NAME, "remedies", "has a value of no use", repr(remedy), want)) from error
+        raise ValueError(checks.message(NAME, "remedies", "has a value of no use", repr(remedy), want)) from error
 
 
 def read_task(task: str | Task, length: int | None = None) -> Task:
@@ -266,13 +232,13 @@ def read_task(task: str | Task, length: int | None = None) -> Task:
         return task
     if not isinstance(task, str):
         want = "a name of jacspec.tasks, or a Task (which has its own length)"
-        raise TypeError(_checks.message(NAME, "task", "is of no use", repr(task), want))
+        raise TypeError(checks.message(NAME, "task", "is of no use", repr(task), want))
     name, *words = (word.strip() for word in task.split(","))
     options: dict[str, Any] = {} if length is None else {"length": length}
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:
-            raise ValueError(_checks.message(NAME, "task", "has an option without value", word, "option=value"))
+            raise ValueError(checks.message(NAME, "task", "has an option without value", word, "option=value"))
         options[key] = int(value) if value.lstrip("-").isdigit() else value
     return tasks.get(name, **options)
 

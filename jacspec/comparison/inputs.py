@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jacspec.operators import matmul
+from jacspec._ground.arithmetic import matmul
 from jacspec.remedies import importance_weights
 from jacspec.remedies.norm import parts_and_norm
 from jacspec.tasks import Batch, Task

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jacspec._pytree import pytree
+from jacspec._ground.pytree import pytree
 from jacspec.chain import JacobianChain, jacobian_chain
-from jacspec.gradients import log_gradient_norms
-from jacspec.lyapunov import lyapunov_exponents
+from jacspec.questions.exponents import lyapunov_exponents
+from jacspec.questions.gradients import log_gradient_norms
 from jacspec.tasks import Batch, Task
 from jacspec.training import reading
 

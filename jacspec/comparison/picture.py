@@ -8,7 +8,7 @@ from jacspec import plotting
 from jacspec.comparison.table import wilson
 
 if TYPE_CHECKING:
-    from jacspec.comparison.compare import Comparison
+    from jacspec.comparison.table import Comparison
 
 BEFORE, AFTER = plotting.COLORS[1], plotting.COLORS[2]
 POINT = {"linestyle": "none", "markersize": 3.5}

@@ -12,7 +12,7 @@ from typing import Any
 
 import optax
 
-from jacspec import _checks
+from jacspec._ground import checks
 from jacspec.comparison import _words
 from jacspec.comparison._words import refused
 from jacspec.comparison._words import vocabulary as vocabulary
@@ -94,7 +94,7 @@ class Remedy:
             ValueError: for an unknown word (the nearest is given), a number out of range, or words that contradict
                 each other.
         """
-        _checks.instance(_words.NAME, "text", text, str, "Write for example 'clip=norm:1'.")
+        checks.instance(_words.NAME, "text", text, str, "Write for example 'clip=norm:1'.")
         words = [word.strip() for word in text.split(",")]
         found: dict[str, Any] = {}
         for word in words if words != ["none"] else ():

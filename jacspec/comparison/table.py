@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jacspec import _checks, _files
+from jacspec._ground import checks, files
+from jacspec.comparison.rows import Row
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from jacspec.comparison.compare import Comparison, Row
 
 Z = 1.959963984540054
 """97.5 % quantile of the normal law: two-sided 95 %."""
@@ -47,8 +47,8 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
         [0.5655, 1.0]
     """
     name = "comparison.wilson"
-    trials = _checks.integer(name, "trials", trials, 1, 2**53, "They hold the successes.")
-    successes = _checks.integer(name, "successes", successes, 0, trials)
+    trials = checks.integer(name, "trials", trials, 1, 2**53, "They hold the successes.")
+    successes = checks.integer(name, "successes", successes, 0, trials)
     p, spread = successes / trials, Z * Z / trials
     middle = p + spread / 2
     half = math.sqrt(spread * (p * (1 - p) + spread / 4))
@@ -232,8 +232,8 @@ def write_json(comparison: "Comparison", path: str | os.PathLike) -> Path:
 
 
 def _write(function: str, path: str | os.PathLike, text: str) -> Path:
-    target = _files.place(function, "path", path, "file")
-    _files.write((target, text.encode()))
+    target = files.place(function, "path", path, "file")
+    files.write((target, text.encode()))
     return target
 
 
@@ -247,3 +247,38 @@ def _json(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Comparison:
+    """The rows of a comparison.
+
+    Attributes:
+        task: its name.
+        baseline: loss of the trivial predictor.
+        chance: fraction of sequences that it gets wrong.
+        settings: what all rows share.
+        rows: in the order of the remedies.
+    """
+
+    task: str
+    baseline: float
+    chance: float
+    settings: dict[str, Any]
+    rows: tuple[Row, ...]
+
+    def summaries(self) -> list[Summary]:
+        """One line a row."""
+        return [summarize(row, self.baseline) for row in self.rows]
+
+    def table(self) -> Any:
+        """For `rich.print`."""
+        return Terminal(self)
+
+    def write_csv(self, path: str | os.PathLike) -> Path:
+        """One line a row."""
+        return write_csv(self, path)
+
+    def write_json(self, path: str | os.PathLike) -> Path:
+        """Everything."""
+        return write_json(self, path)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jax import Array
 
-from jacspec import _checks
+from jacspec._ground import checks
 
 
 def shaped(layer: str, argument: str, value: Any, shape: tuple[int | None, ...], text: str) -> Any:
@@ -19,11 +19,11 @@ def shaped(layer: str, argument: str, value: Any, shape: tuple[int | None, ...],
     if value is None:
         return None
     name = f"layers.{layer}"
-    value = _checks.array(name, argument, value, len(shape), text)
+    value = checks.array(name, argument, value, len(shape), text)
     if 0 in value.shape:
-        raise ValueError(_checks.message(name, argument, "is empty", f"shape {value.shape}", text))
+        raise ValueError(checks.message(name, argument, "is empty", f"shape {value.shape}", text))
     if any(want is not None and want != have for want, have in zip(shape, value.shape, strict=True)):
-        raise ValueError(_checks.message(name, argument, "has the wrong shape", f"shape {value.shape}", text))
+        raise ValueError(checks.message(name, argument, "has the wrong shape", f"shape {value.shape}", text))
     return value
 
 
@@ -35,7 +35,7 @@ def weight(layer: str, argument: str, value: Any) -> Array:
         ValueError: if they are not 2-D, or empty.
     """
     if value is None:
-        raise TypeError(_checks.message(f"layers.{layer}", argument, "is missing", "None", "(m, n)"))
+        raise TypeError(checks.message(f"layers.{layer}", argument, "is missing", "None", "(m, n)"))
     return shaped(layer, argument, value, (None, None), "(m, n)")
 
 
@@ -48,9 +48,9 @@ def epsilon(layer: str, value: Any) -> float:
     """
     name = f"layers.{layer}"
     if isinstance(value, (bool, str)) or not isinstance(value, (int, float, np.number)):
-        raise TypeError(_checks.message(name, "epsilon", "must be a number", repr(value), "epsilon >= 0"))
+        raise TypeError(checks.message(name, "epsilon", "must be a number", repr(value), "epsilon >= 0"))
     if not math.isfinite(value) or value < 0:
-        raise ValueError(_checks.message(name, "epsilon", "is out of range", value, "a finite epsilon >= 0"))
+        raise ValueError(checks.message(name, "epsilon", "is out of range", value, "a finite epsilon >= 0"))
     return float(value)
 
 
@@ -63,13 +63,13 @@ def state(layer: str, h: Any, ndim: int, last: int | None, text: str) -> None:
     """
     name = f"layers.{layer}"
     if not hasattr(h, "shape"):
-        raise TypeError(_checks.message(name, "h", "must be an array", type(h).__name__, text))
+        raise TypeError(checks.message(name, "h", "must be an array", type(h).__name__, text))
     fits = bool(h.shape) and h.shape[-1] > 0 and last in (None, h.shape[-1])
     if fits and len(h.shape) == ndim + 1:
         hint = "One example inside, jax.vmap outside: use jacspec.batched, jax.vmap or layers.PerExample."
-        raise ValueError(_checks.message(name, "h", "is a batch", f"shape {h.shape}", text, hint))
+        raise ValueError(checks.message(name, "h", "is a batch", f"shape {h.shape}", text, hint))
     if not fits or len(h.shape) != ndim:
-        raise ValueError(_checks.message(name, "h", "does not fit", f"shape {h.shape}", text))
+        raise ValueError(checks.message(name, "h", "does not fit", f"shape {h.shape}", text))
 
 
 def vector(layer: str, h: Any, n: int | None) -> None:

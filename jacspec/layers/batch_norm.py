@@ -15,11 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jacspec import _checks
-from jacspec._pytree import pytree, static
-from jacspec.layers import _operators, _parameters
-from jacspec.layers._operators import Standardized
-from jacspec.operators import Diagonal, normalized
+from jacspec._ground import checks
+from jacspec._ground.arithmetic import normalized
+from jacspec._ground.pytree import pytree, static
+from jacspec.layers import _parameters
+from jacspec.operators import Diagonal
+from jacspec.operators.normalization import Standardized, centered
 
 
 @pytree
@@ -63,7 +64,7 @@ class BatchNorm:
     def __post_init__(self):
         """Check shapes, the mode and, in evaluation mode, the statistics."""
         name, text = "layers.BatchNorm", "(n,), the same n for all"
-        _checks.one_of(name, "mode", self.mode, ("train", "eval"))
+        checks.one_of(name, "mode", self.mode, ("train", "eval"))
         object.__setattr__(self, "epsilon", _parameters.epsilon("BatchNorm", self.epsilon))
         n = None
         for key in ("scale", "bias", "mean", "variance"):
@@ -75,12 +76,12 @@ class BatchNorm:
         for key, value in (("mean", self.mean), ("variance", self.variance)):
             if value is None:
                 hint = "Running statistics come from training; mode='train' takes those of the batch."
-                raise ValueError(_checks.message(name, key, "is needed with mode='eval'", "None", "(n,)", hint))
-            _checks.finite(name, key, value)
-        if _checks.is_concrete(self.variance):
+                raise ValueError(checks.message(name, key, "is needed with mode='eval'", "None", "(n,)", hint))
+            checks.finite(name, key, value)
+        if checks.is_concrete(self.variance):
             low = float(np.min(np.asarray(self.variance)))
             if low < 0 or low + self.epsilon == 0:
-                text = _checks.message(name, "variance", "is too small", low, "variance >= 0, and > 0 if epsilon = 0")
+                text = checks.message(name, "variance", "is too small", low, "variance >= 0, and > 0 if epsilon = 0")
                 raise ValueError(text)
 
     @property
@@ -93,7 +94,7 @@ class BatchNorm:
         if self.mode == "eval":
             s = jnp.sqrt(self.variance + self.epsilon)  # type: ignore[arg-type]
             return (h - self.mean) / s, gamma / s
-        z, s = normalized(_operators.centered(h, 0), 0, count=h.shape[0], epsilon=self.epsilon)
+        z, s = normalized(centered(h, 0), 0, count=h.shape[0], epsilon=self.epsilon)
         return z, gamma / s
 
     def _check(self, h):
@@ -107,11 +108,11 @@ class BatchNorm:
                 "In mode='train' the state is the whole batch and has one joint Jacobian; the per-example Jacobian is "
                 "undefined in train mode. Give the whole batch (no jax.vmap), or use mode='eval' with statistics."
             )
-            text = _checks.message("layers.BatchNorm", "h", "is not a batch", got, "(B, n) with B >= 2", hint)
+            text = checks.message("layers.BatchNorm", "h", "is not a batch", got, "(B, n) with B >= 2", hint)
             raise ValueError(text)
         if h.shape[-1] == 0 or self._width not in (None, h.shape[-1]):
             want = f"({self._width},) or (B, {self._width})" if self.mode == "eval" else f"(B, {self._width or 'n'})"
-            raise ValueError(_checks.message("layers.BatchNorm", "h", "does not fit", f"shape {h.shape}", want))
+            raise ValueError(checks.message("layers.BatchNorm", "h", "does not fit", f"shape {h.shape}", want))
 
     def __call__(self, h: Array, x: Any = None) -> Array:
         """gamma z + beta, of the shape of h; x is not used."""

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jacspec import _checks, activations
-from jacspec._pytree import pytree, static
+from jacspec import activations
+from jacspec._ground import checks
+from jacspec._ground.pytree import pytree, static
 from jacspec.activations import Activation
 from jacspec.layers import _parameters
 
@@ -131,19 +132,19 @@ class Conv:
     def __post_init__(self):
         """Check shapes and options."""
         name = "layers.Conv"
-        kernel = _checks.array(name, "kernel", self.kernel, (3, 4), "(space..., in, out)")
+        kernel = checks.array(name, "kernel", self.kernel, (3, 4), "(space..., in, out)")
         if 0 in kernel.shape:
             got = f"shape {kernel.shape}"
-            raise ValueError(_checks.message(name, "kernel", "is empty", got, "(space..., in, out)"))
+            raise ValueError(checks.message(name, "kernel", "is empty", got, "(space..., in, out)"))
         object.__setattr__(self, "kernel", kernel)
         object.__setattr__(self, "b", _parameters.shaped("Conv", "b", self.b, kernel.shape[-1:], "(out,) as in kernel"))
         activations.get(self.activation, function=name)
-        _checks.one_of(name, "padding", self.padding, PADDINGS)
+        checks.one_of(name, "padding", self.padding, PADDINGS)
         axes = kernel.ndim - 2
         strides = self.strides if isinstance(self.strides, (tuple, list)) else (self.strides,) * axes
         if len(strides) != axes:
-            raise ValueError(_checks.message(name, "strides", "has the wrong length", self.strides, f"{axes} integers"))
-        object.__setattr__(self, "strides", tuple(_checks.integer(name, "strides", s, 1) for s in strides))
+            raise ValueError(checks.message(name, "strides", "has the wrong length", self.strides, f"{axes} integers"))
+        object.__setattr__(self, "strides", tuple(checks.integer(name, "strides", s, 1) for s in strides))
 
     def preactivation(self, h: Array) -> Array:
         """a = K * h + b, shape (space..., out)."""
@@ -154,7 +155,7 @@ class Conv:
         if 0 in h.shape or (self.padding == "VALID" and any(n < k for n, k in zip(h.shape[:-1], space, strict=True))):
             got = f"shape {h.shape} with a kernel of {space}"
             hint = "padding='SAME' or 'CIRCULAR' keeps the size." if self.padding == "VALID" else ""
-            raise ValueError(_checks.message("layers.Conv", "h", "is too small", got, text, hint))
+            raise ValueError(checks.message("layers.Conv", "h", "is too small", got, text, hint))
         a = convolve(h[None], self.kernel, self.padding, self.strides)[0]  # type: ignore[arg-type]
         return a if self.b is None else a + self.b
 

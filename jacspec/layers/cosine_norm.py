@@ -11,12 +11,13 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from jacspec import _checks, activations
-from jacspec._pytree import pytree, static
+from jacspec import activations
+from jacspec._ground import checks
+from jacspec._ground.arithmetic import matmul, normalized, units
+from jacspec._ground.pytree import pytree, static
 from jacspec.activations import Activation
-from jacspec.layers import _operators, _parameters
-from jacspec.layers._operators import Projected
-from jacspec.operators import matmul, normalized, units
+from jacspec.layers import _parameters
+from jacspec.operators.normalization import Projected, centered
 
 
 @pytree
@@ -63,14 +64,14 @@ class CosineNorm:
             value = _parameters.shaped("CosineNorm", key, getattr(self, key), W.shape[:1], "(m,) with W of (m, n)")
             object.__setattr__(self, key, value)
         activations.get(self.activation, function="layers.CosineNorm")
-        _checks.one_of("layers.CosineNorm", "centered", self.centered, (True, False))
+        checks.one_of("layers.CosineNorm", "centered", self.centered, (True, False))
         if self.centered and W.shape[1] < 2:
             got = f"shape {W.shape}"
-            raise ValueError(_checks.message("layers.CosineNorm", "W", "is too narrow to center", got, "n >= 2"))
+            raise ValueError(checks.message("layers.CosineNorm", "W", "is too narrow to center", got, "n >= 2"))
         object.__setattr__(self, "epsilon", _parameters.epsilon("CosineNorm", self.epsilon))
 
     def _unit_rows(self):
-        return units(_operators.centered(self.W, -1) if self.centered else self.W)
+        return units(centered(self.W, -1) if self.centered else self.W)
 
     @property
     def zero_rows(self) -> Array:
@@ -81,7 +82,7 @@ class CosineNorm:
         """Unit rows w, direction u, radius r and pre-activation a."""
         _parameters.vector("CosineNorm", h, self.W.shape[-1])
         w, _ = self._unit_rows()
-        h = _operators.centered(h, 0) if self.centered else h
+        h = centered(h, 0) if self.centered else h
         u, r = normalized(h, 0, epsilon=self.epsilon)
         a = matmul(w, u)
         a = a if self.g is None else self.g * a

@@ -8,10 +8,11 @@ from typing import Any
 from jax import Array
 
 from jacspec import activations
-from jacspec._pytree import pytree, static
+from jacspec._ground.arithmetic import matmul
+from jacspec._ground.pytree import pytree, static
 from jacspec.activations import Activation
 from jacspec.layers import _parameters
-from jacspec.operators import Scaled, matmul
+from jacspec.operators import Scaled
 
 
 @pytree

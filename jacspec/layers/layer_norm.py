@@ -8,10 +8,10 @@ from typing import Any
 
 from jax import Array
 
-from jacspec._pytree import pytree, static
-from jacspec.layers import _operators, _parameters
-from jacspec.layers._operators import Standardized
-from jacspec.operators import normalized
+from jacspec._ground.arithmetic import normalized
+from jacspec._ground.pytree import pytree, static
+from jacspec.layers import _parameters
+from jacspec.operators.normalization import Standardized, centered
 
 
 @pytree
@@ -55,7 +55,7 @@ class LayerNorm:
         """z (n,) and s."""
         width = next((p.shape[0] for p in (self.scale, self.bias) if p is not None), None)
         _parameters.vector("LayerNorm", h, width)
-        return normalized(_operators.centered(h, 0), 0, count=h.size, epsilon=self.epsilon)
+        return normalized(centered(h, 0), 0, count=h.size, epsilon=self.epsilon)
 
     def __call__(self, h: Array, x: Any = None) -> Array:
         """gamma z + beta, shape (n,); x is not used."""

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jacspec import _checks, operators
-from jacspec._pytree import pytree
-from jacspec.layers import _operators
+from jacspec import operators
+from jacspec._ground import checks
+from jacspec._ground.pytree import pytree
+from jacspec.layers import _calling
 
 
 @pytree
@@ -30,7 +31,7 @@ class BlockDiagonal:
     states: Array
 
     def _each(self, question, *args):
-        return jax.vmap(lambda h, *a: question(_operators.jacobian(self.layer, h), *a))(self.states, *args)
+        return jax.vmap(lambda h, *a: question(_calling.jacobian(self.layer, h), *a))(self.states, *args)
 
     def push(self, V: Array) -> Array:
         """J_F(h_b) V_b for every b, (B n, k) -> (B m, k)."""
@@ -57,8 +58,8 @@ class BlockDiagonal:
     def factors(self) -> dict[str, Array]:
         """Those of the layer; the ones that depend on the state have a leading axis B."""
         out = {}
-        for name in jax.eval_shape(lambda h: _operators.jacobian(self.layer, h).factors, self.states[0]):
-            factor = lambda h, name=name: _operators.jacobian(self.layer, h).factors[name]
+        for name in jax.eval_shape(lambda h: _calling.jacobian(self.layer, h).factors, self.states[0]):
+            factor = lambda h, name=name: _calling.jacobian(self.layer, h).factors[name]
             try:  # a factor that is the same for all examples has no batch axis, and is not copied
                 out[name] = jax.vmap(factor, out_axes=None)(self.states)
             except ValueError:
@@ -94,7 +95,7 @@ class PerExample:
         """Check that the layer can be called."""
         if not callable(self.layer):
             got = type(self.layer).__name__
-            raise TypeError(_checks.message("layers.PerExample", "layer", "must be callable", got, "layer(h) -> h'"))
+            raise TypeError(checks.message("layers.PerExample", "layer", "must be callable", got, "layer(h) -> h'"))
 
     def __call__(self, h: Array, x: Any = None) -> Array:
         """F(h_b) for each b, shape (B, ...); x is not used."""
@@ -107,11 +108,11 @@ class PerExample:
         del x
         _batch(h)
         if any(callable(leaf) for leaf in jax.tree.leaves(self.layer)):  # a bare function: autodiff knows no blocks
-            return _operators.linearize(jax.vmap(self.layer), h)
+            return _calling.linearize(jax.vmap(self.layer), h)
         return BlockDiagonal(self.layer, h)
 
 
 def _batch(h):
     if not hasattr(h, "shape") or len(h.shape) < 2 or h.shape[0] == 0:
         got = f"shape {h.shape}" if hasattr(h, "shape") else type(h).__name__
-        raise ValueError(_checks.message("layers.PerExample", "h", "must be a batch", got, "(B, n) with B >= 1"))
+        raise ValueError(checks.message("layers.PerExample", "h", "must be a batch", got, "(B, n) with B >= 1"))

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jacspec import _checks, operators
-from jacspec._pytree import pytree
-from jacspec.layers import _operators
+from jacspec import operators
+from jacspec._ground import checks
+from jacspec._ground.pytree import pytree
+from jacspec.layers import _calling
 
 
 @pytree
@@ -74,30 +75,30 @@ class Residual:
         """Check that the branch can be called, and the scale."""
         name = "layers.Residual"
         if not callable(self.layer):
-            text = _checks.message(name, "layer", "must be callable", type(self.layer).__name__, "layer(h) -> h'")
+            text = checks.message(name, "layer", "must be callable", type(self.layer).__name__, "layer(h) -> h'")
             raise TypeError(text)
         scale = self.scale
         if isinstance(scale, (int, float)) and not isinstance(scale, bool):
             if not math.isfinite(scale):
-                raise ValueError(_checks.message(name, "scale", "is non-finite", scale, "a finite number"))
+                raise ValueError(checks.message(name, "scale", "is non-finite", scale, "a finite number"))
             scale = jnp.asarray(float(scale))
-        object.__setattr__(self, "scale", _checks.array(name, "scale", scale, 0, "a floating scalar"))
+        object.__setattr__(self, "scale", checks.array(name, "scale", scale, 0, "a floating scalar"))
 
     def __call__(self, h: Array, x: Any = None) -> Array:
         """h + scale F(h), of the shape of h; x goes to the branch if it is given."""
-        out = _operators.call(self.layer, h, x)
+        out = _calling.call(self.layer, h, x)
         _same_shape(h, out.shape)
         return h + self.scale * out
 
     def jacobian(self, h: Array, x: Any = None) -> ResidualJacobian:
         """I + scale J_F as an operator; its factors are ``branch scale`` and those of the branch."""
-        _same_shape(h, jax.eval_shape(lambda h: _operators.call(self.layer, h, x), h).shape)
-        return ResidualJacobian(_operators.jacobian(self.layer, h, x), self.scale)
+        _same_shape(h, jax.eval_shape(lambda h: _calling.call(self.layer, h, x), h).shape)
+        return ResidualJacobian(_calling.jacobian(self.layer, h, x), self.scale)
 
 
 def _same_shape(h, shape):
     if h.shape != shape:
-        text = _checks.message(
+        text = checks.message(
             "layers.Residual",
             "layer",
             "changes the shape",

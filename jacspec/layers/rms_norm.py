@@ -8,10 +8,10 @@ from typing import Any
 
 from jax import Array
 
-from jacspec._pytree import pytree, static
+from jacspec._ground.arithmetic import normalized
+from jacspec._ground.pytree import pytree, static
 from jacspec.layers import _parameters
-from jacspec.layers._operators import Standardized
-from jacspec.operators import normalized
+from jacspec.operators.normalization import Standardized
 
 
 @pytree

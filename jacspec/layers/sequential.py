@@ -8,9 +8,9 @@ from typing import Any
 
 from jax import Array
 
-from jacspec import _checks
-from jacspec._pytree import pytree
-from jacspec.layers import _operators
+from jacspec._ground import checks
+from jacspec._ground.pytree import pytree
+from jacspec.layers import _calling
 from jacspec.operators import Composed
 
 
@@ -39,10 +39,10 @@ class Sequential:
     def __init__(self, *layers: Any):
         name = "layers.Sequential"
         if not layers:
-            raise ValueError(_checks.message(name, "layers", "is empty", "no layer", "one layer or more"))
+            raise ValueError(checks.message(name, "layers", "is empty", "no layer", "one layer or more"))
         for i, layer in enumerate(layers):
             if not callable(layer):
-                text = _checks.message(
+                text = checks.message(
                     name,
                     f"layers[{i}]",
                     "must be callable",
@@ -56,13 +56,13 @@ class Sequential:
     def __call__(self, h: Array, x: Any = None) -> Array:
         """F_L(... F_1(h)); x goes to every layer if it is given."""
         for layer in self.layers:
-            h = _operators.call(layer, h, x)
+            h = _calling.call(layer, h, x)
         return h
 
     def jacobian(self, h: Array, x: Any = None) -> Any:
         """J_L ... J_1 as an operator."""
         parts = []
         for layer in self.layers:
-            parts.append(_operators.jacobian(layer, h, x))
-            h = _operators.call(layer, h, x)
+            parts.append(_calling.jacobian(layer, h, x))
+            h = _calling.call(layer, h, x)
         return functools.reduce(lambda inner, outer: Composed(outer, inner), parts)

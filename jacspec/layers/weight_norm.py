@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from jacspec import activations
-from jacspec._pytree import pytree, static
+from jacspec._ground.arithmetic import matmul, norms, units
+from jacspec._ground.pytree import pytree, static
 from jacspec.activations import Activation
 from jacspec.layers import _parameters
-from jacspec.layers._operators import Projected
-from jacspec.operators import matmul, norms, units
+from jacspec.operators.normalization import Projected
 
 
 @pytree

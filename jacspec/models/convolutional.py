@@ -11,11 +11,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jacspec import _checks, activations, initializers, layers
-from jacspec._pytree import pytree
+from jacspec import activations, initializers, layers
+from jacspec._ground import checks
+from jacspec._ground.pytree import pytree
 from jacspec.activations import Activation
 from jacspec.chain import JacobianChain, layer_chain
-from jacspec.models import _depth, _weights
+from jacspec.models import _depth, weights
 
 LAWS = ("delta_orthogonal", "gaussian", "he", "critical")
 
@@ -83,29 +84,27 @@ class Convolutional(nnx.Module):
         rngs: nnx.Rngs,
     ):
         name = "models.Convolutional"
-        dtype = _weights.floating(name, dtype)
-        _checks.one_of(name, "initialization", initialization, LAWS)
+        dtype = weights.floating(name, dtype)
+        checks.one_of(name, "initialization", initialization, LAWS)
         activations.get(activation, function=name)
-        depth = _checks.integer(name, "depth", depth, 1)
-        self.channels_in = _checks.integer(name, "channels_in", channels_in, 1)
-        channels = _checks.integer(name, "channels", channels, 1)
+        depth = checks.integer(name, "depth", depth, 1)
+        self.channels_in = checks.integer(name, "channels_in", channels_in, 1)
+        channels = checks.integer(name, "channels", channels, 1)
         size = kernel_size if isinstance(kernel_size, (tuple, list)) else (kernel_size,) * 2
         self.axes, self.activation, self.dtype = len(size), activation, dtype
 
-        rngs = _weights.streams(name, rngs)
-        variance = _weights.number(name, "bias_variance", bias_variance, 0)
-        gain = _weights.number(name, "gain", gain, 0, dtype=dtype)
-        gain = _weights.critical_gain(name, initialization, gain, activation, bias_variance=variance)
+        rngs = weights.streams(name, rngs)
+        variance = weights.number(name, "bias_variance", bias_variance, 0)
+        gain = weights.number(name, "gain", gain, 0, dtype=dtype)
+        gain = weights.critical_gain(name, initialization, gain, activation, bias_variance=variance)
         self.blocks = nnx.List([])
         for c in (self.channels_in, *(channels,) * (depth - 1)):
             kernel = _kernel(initialization, rngs.params(), tuple(size), c, channels, dtype, gain)
-            bias = _weights.noise(rngs.params(), channels, dtype, variance)
+            bias = weights.noise(rngs.params(), channels, dtype, variance)
             self.blocks.append(nnx.Dict(kernel=nnx.Param(kernel), b=nnx.Param(bias)))
-        W = _weights.draw(
-            "gaussian", rngs.params(), (_checks.integer(name, "outputs", outputs, 1), channels), dtype, 1.0
-        )
+        W = weights.draw("gaussian", rngs.params(), (checks.integer(name, "outputs", outputs, 1), channels), dtype, 1.0)
         self.blocks.append(nnx.Dict(W=nnx.Param(W), b=nnx.Param(jnp.zeros(outputs, dtype))))
-        _weights.finite(name, self)
+        weights.finite(name, self)
 
     def layers(self) -> list[Any]:
         """The L convolutions and the readout, on one example, for `layer_chain`."""
@@ -156,12 +155,12 @@ class Convolutional(nnx.Module):
     def _checked(self, inputs: Array, batch: tuple[None, ...]) -> Array:
         shape = (*batch, *(None,) * self.axes, self.channels_in)
         names = ("batch",) * len(batch) + ("H", "W")[: self.axes] + (str(self.channels_in),)
-        return _weights.inputs("models.Convolutional", inputs, shape, f"({', '.join(names)})", self.dtype)
+        return weights.inputs("models.Convolutional", inputs, shape, f"({', '.join(names)})", self.dtype)
 
 
 def _kernel(law: str, key: Array, size: tuple[int, ...], c_in: int, c_out: int, dtype: Any, gain: float) -> Array:
     """K, (*size, c_in, c_out)."""
     if law in ("delta_orthogonal", "critical"):
         return initializers.delta_orthogonal(key, size, c_in, c_out, dtype, gain=gain)
-    dense = _weights.draw(law, key, (c_out, math.prod(size) * c_in), dtype, gain)
+    dense = weights.draw(law, key, (c_out, math.prod(size) * c_in), dtype, gain)
     return jnp.moveaxis(dense.reshape(c_out, *size, c_in), 0, -1)

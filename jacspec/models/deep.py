@@ -17,12 +17,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jacspec import _checks, activations, layers
+from jacspec import activations, layers
+from jacspec._ground import checks
+from jacspec._ground.arithmetic import norms
 from jacspec.activations import Activation
 from jacspec.chain import JacobianChain, layer_chain
-from jacspec.flax._layers import Elementwise
-from jacspec.models import _depth, _weights
-from jacspec.operators import norms
+from jacspec.layers.elementwise import Elementwise
+from jacspec.models import _depth, weights
 
 OF_STATES = ("batch", "layer", "rms")
 OF_WEIGHTS = ("weight", "cosine", "centered_cosine")
@@ -94,48 +95,48 @@ class Deep(nnx.Module):
         rngs: nnx.Rngs,
     ):
         name = "models.Deep"
-        dtype = _weights.floating(name, dtype)
-        _checks.one_of(name, "kind", kind, ("plain", "residual"))
-        _checks.one_of(name, "normalization", normalization, (None, *OF_STATES, *OF_WEIGHTS))
-        _checks.one_of(name, "position", position, ("before", "after"))
-        _checks.one_of(name, "initialization", initialization, _weights.LAWS)
+        dtype = weights.floating(name, dtype)
+        checks.one_of(name, "kind", kind, ("plain", "residual"))
+        checks.one_of(name, "normalization", normalization, (None, *OF_STATES, *OF_WEIGHTS))
+        checks.one_of(name, "position", position, ("before", "after"))
+        checks.one_of(name, "initialization", initialization, weights.LAWS)
         activations.get(activation, function=name)
         if position == "after" and normalization not in OF_STATES:
             want = f"a normalization of states, {' or '.join(map(repr, OF_STATES))}"
-            raise ValueError(_checks.message(name, "position", "is of no meaning here", repr(normalization), want))
+            raise ValueError(checks.message(name, "position", "is of no meaning here", repr(normalization), want))
         if branch_scale is not None and kind != "residual":
-            raise ValueError(_checks.message(name, "branch_scale", "needs kind='residual'", branch_scale, "None"))
-        self.features, widths = _checks.integer(name, "features", features, 1), _widths(name, width, depth)
+            raise ValueError(checks.message(name, "branch_scale", "needs kind='residual'", branch_scale, "None"))
+        self.features, widths = checks.integer(name, "features", features, 1), _widths(name, width, depth)
         if kind == "residual" and len(set(widths)) > 1:
-            raise ValueError(_checks.message(name, "width", "changes along residual layers", widths, "equal widths"))
+            raise ValueError(checks.message(name, "width", "changes along residual layers", widths, "equal widths"))
         self.kind, self.normalization, self.position, self.activation = kind, normalization, position, activation
-        self.momentum = _weights.number(name, "momentum", momentum, 0, 1)
+        self.momentum = weights.number(name, "momentum", momentum, 0, 1)
         self.dtype, self.use_running_average = dtype, False
 
-        rngs = _weights.streams(name, rngs)
-        variance = _weights.number(name, "bias_variance", bias_variance, 0)
-        gain = _weights.number(name, "gain", gain, 0, dtype=dtype)
-        gain = _weights.critical_gain(name, initialization, gain, activation, bias_variance=variance)
+        rngs = weights.streams(name, rngs)
+        variance = weights.number(name, "bias_variance", bias_variance, 0)
+        gain = weights.number(name, "gain", gain, 0, dtype=dtype)
+        gain = weights.critical_gain(name, initialization, gain, activation, bias_variance=variance)
         branches = max(1, len(widths) - 1)
         alpha = (
             1 / math.sqrt(branches)
             if branch_scale is None
-            else _weights.number(name, "branch_scale", branch_scale, dtype=dtype)
+            else weights.number(name, "branch_scale", branch_scale, dtype=dtype)
         )
         self.blocks = nnx.List([])
         for l, (n, m) in enumerate(zip((self.features, *widths), widths, strict=False)):
-            W = _weights.draw(initialization, rngs.params(), (m, n), dtype, gain)
-            block = {"W": W, "b": _weights.noise(rngs.params(), m, dtype, variance)}
+            W = weights.draw(initialization, rngs.params(), (m, n), dtype, gain)
+            block = {"W": W, "b": weights.noise(rngs.params(), m, dtype, variance)}
             if normalization in OF_WEIGHTS:
                 block["g"] = norms(W) if normalization == "weight" else jnp.ones(m, dtype)
             if kind == "residual" and l:
                 block["alpha"] = jnp.asarray(alpha, dtype)
             self.blocks.append(self._held(block, m if kind == "plain" else n if l else None))
-        outputs = _checks.integer(name, "outputs", outputs, 1)
-        head = _weights.draw("gaussian", rngs.params(), (outputs, widths[-1]), dtype, 1.0)
+        outputs = checks.integer(name, "outputs", outputs, 1)
+        head = weights.draw("gaussian", rngs.params(), (outputs, widths[-1]), dtype, 1.0)
         block = {"W": head, "b": jnp.zeros(outputs, dtype)}
         self.blocks.append(self._held(block, widths[-1] if kind == "residual" else None))
-        _weights.finite(name, self)
+        weights.finite(name, self)
 
     def _held(self, values: dict[str, Array], n: int | None) -> nnx.Dict:
         """A block's variables, with those of a normalization of n units."""
@@ -223,7 +224,7 @@ class Deep(nnx.Module):
             ValueError: for inputs of another shape, or a batch of one with BatchNorm in training mode.
         """
         text = f"(batch, {self.features})"
-        inputs = _weights.inputs("models.Deep", inputs, (None, self.features), text, self.dtype)
+        inputs = weights.inputs("models.Deep", inputs, (None, self.features), text, self.dtype)
         built = self._built(self.joint)
         if not self.joint:
             return jax.vmap(lambda x: _depth.compose(built, x)[0])(inputs)
@@ -258,7 +259,7 @@ class Deep(nnx.Module):
         """
         shape = (None, self.features)[-getattr(inputs, "ndim", 1) :]
         text = f"({self.features},) or (batch, {self.features})"
-        inputs = _weights.inputs("models.Deep", inputs, shape, text, self.dtype)
+        inputs = weights.inputs("models.Deep", inputs, shape, text, self.dtype)
         return layer_chain(self.layers(inputs), inputs, **options)
 
 
@@ -266,10 +267,10 @@ def _widths(name: str, width: Any, depth: Any) -> tuple[int, ...]:
     """n_1 ... n_L."""
     if isinstance(width, Sequence) and not isinstance(width, str):
         if depth is not None or not width:
-            text = _checks.message(name, "width", "is a sequence of L >= 1 widths and replaces depth", (width, depth))
+            text = checks.message(name, "width", "is a sequence of L >= 1 widths and replaces depth", (width, depth))
             raise ValueError(text)
-        return tuple(_checks.integer(name, f"width[{l}]", n, 1) for l, n in enumerate(width))
-    n = _checks.integer(name, "width", width, 1)
+        return tuple(checks.integer(name, f"width[{l}]", n, 1) for l, n in enumerate(width))
+    n = checks.integer(name, "width", width, 1)
     if depth is None:
-        raise ValueError(_checks.message(name, "depth", "is missing", None, "a number of layers, or a list of widths"))
-    return (n,) * _checks.integer(name, "depth", depth, 1)
+        raise ValueError(checks.message(name, "depth", "is missing", None, "a number of layers, or a list of widths"))
+    return (n,) * checks.integer(name, "depth", depth, 1)

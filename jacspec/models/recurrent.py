@@ -14,13 +14,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
-from jacspec import _checks, activations, cells, initializers, layers
-from jacspec._pytree import pytree, static
+from jacspec import activations, cells, initializers, layers
+from jacspec._ground import checks
+from jacspec._ground.arithmetic import matmul
+from jacspec._ground.pytree import pytree, static
 from jacspec.activations import Activation
-from jacspec.chain import JacobianChain, jacobian_chain
-from jacspec.compose import stack
-from jacspec.models import _weights
-from jacspec.operators import matmul
+from jacspec.chain import JacobianChain, jacobian_chain, stack
+from jacspec.models import weights
 from jacspec.typing import State, Step
 
 
@@ -138,38 +138,38 @@ class Recurrent(nnx.Module):
         **options: Any,
     ):
         name = "models.Recurrent"
-        dtype = _weights.floating(name, dtype)
-        _checks.one_of(name, "cell", cell, FAMILIES)
-        _checks.one_of(name, "readout", readout, ("every", "last"))
+        dtype = weights.floating(name, dtype)
+        checks.one_of(name, "cell", cell, FAMILIES)
+        checks.one_of(name, "readout", readout, ("every", "last"))
         sizes = {"features": features, "width": width, "outputs": outputs, "depth": depth}
-        sizes = {argument: _checks.integer(name, argument, value, 1) for argument, value in sizes.items()}
+        sizes = {argument: checks.integer(name, argument, value, 1) for argument, value in sizes.items()}
         activations.get(activation, function=name)
         self.cell, self.readout, self.activation = cell, readout, activation
         self.features, self.width, self.dtype = sizes["features"], sizes["width"], dtype
         for option in options:
-            _checks.one_of(name, f"an option of {cell!r}", option, FAMILIES[cell].options)
+            checks.one_of(name, f"an option of {cell!r}", option, FAMILIES[cell].options)
         self.options = tuple(sorted(options.items()))
 
-        rngs = _weights.streams(name, rngs)
-        input_gain = _weights.number(name, "input_gain", input_gain, 0, dtype=dtype)
+        rngs = weights.streams(name, rngs)
+        input_gain = weights.number(name, "input_gain", input_gain, 0, dtype=dtype)
         forget_bias, chrono = self._keeping(name, {"forget_bias": forget_bias, "chrono": chrono})
         law, gain = self._law(name, initialization, gain, forget_bias, chrono)
         bias = lambda: self._keep_bias(forget_bias, chrono, rngs)
-        normal = lambda gain, *shape: _weights.draw("gaussian", rngs.params(), shape, dtype, gain)
+        normal = lambda gain, *shape: weights.draw("gaussian", rngs.params(), shape, dtype, gain)
         n, shown, drive = self.width, self.width * (1 + (cell == "lru")), self.features
         if embedding is None:
             self.embedding = None
         else:
-            drive = _checks.integer(name, "embedding", embedding, 1)
+            drive = checks.integer(name, "embedding", embedding, 1)
             self.embedding = nnx.Param(normal(1.0, drive, self.features))
         self.cells = nnx.List([])
         for _ in range(sizes["depth"]):
             if cell == "lru":
-                values = _weights.ring(name, rngs, n, drive, dtype, input_gain, **options)
+                values = weights.ring(name, rngs, n, drive, dtype, input_gain, **options)
             else:
                 gates = FAMILIES[cell].gates
                 lead = () if gates is None else (gates,)
-                values = {"W": _weights.draw(law, rngs.params(), (*lead, n, n), dtype, gain)}
+                values = {"W": weights.draw(law, rngs.params(), (*lead, n, n), dtype, gain)}
                 values |= {"U": normal(input_gain, *lead, n, drive), "b": bias()}
             if cell == "minimal_rnn":
                 values |= {"V": normal(input_gain, n, n), "c": jnp.zeros(n, dtype)}
@@ -178,46 +178,44 @@ class Recurrent(nnx.Module):
         count = sizes["outputs"]
         self.head = nnx.Dict(W=nnx.Param(normal(1.0, count, shown)), b=nnx.Param(jnp.zeros(count, dtype)))
         self.steps()  # the cells check their own options
-        _weights.finite(name, self)
+        weights.finite(name, self)
 
     def _keeping(self, name: str, given: dict[str, Any]) -> tuple[float | None, float | None]:
         """The two ways to set the bias of the gate that keeps, checked."""
         for argument, value in given.items():
             if value is not None and FAMILIES[self.cell].keeps is None:
                 text = f"needs a gate that keeps the state, and {self.cell!r} has none"
-                raise ValueError(_checks.message(name, argument, text))
+                raise ValueError(checks.message(name, argument, text))
         forget_bias, chrono = (
-            v if v is None else _weights.number(name, k, v, dtype=self.dtype) for k, v in given.items()
+            v if v is None else weights.number(name, k, v, dtype=self.dtype) for k, v in given.items()
         )
         if forget_bias is not None and chrono is not None:
-            text = _checks.message(name, "chrono", "and forget_bias set the same bias", expected="one of them")
+            text = checks.message(name, "chrono", "and forget_bias set the same bias", expected="one of them")
             raise ValueError(text)
         return forget_bias, chrono
 
     def _law(self, name: str, law: str | None, gain: float, forget_bias: Any, chrono: Any) -> tuple[str, float]:
         """The law of the recurrent weights and its gain."""
-        gain, family = _weights.number(name, "gain", gain, 0, dtype=self.dtype), FAMILIES[self.cell]
+        gain, family = weights.number(name, "gain", gain, 0, dtype=self.dtype), FAMILIES[self.cell]
         if self.cell == "lru":
             if law is not None or gain != 1:
                 argument, got = ("gain", gain) if law is None else ("initialization", repr(law))
                 hint = "Choose its ring with r_min and r_max."
-                raise ValueError(_checks.message(name, argument, "is not for 'lru'", got, hint=hint))
+                raise ValueError(checks.message(name, argument, "is not for 'lru'", got, hint=hint))
             return "", gain
         law = "orthogonal" if law is None else law
-        _checks.one_of(name, "initialization", law, _weights.LAWS)
+        checks.one_of(name, "initialization", law, weights.LAWS)
         if not law.startswith("critical"):
             return law, gain
         known = family.critical and dict(self.options).get("form") != "reset_before"
         if not known or chrono is not None or (law == "critical_orthogonal" and self.cell != "elman"):
             want = "elman, lstm or the reset-after gru, without chrono ('critical_orthogonal': elman)"
-            text = _checks.message(
-                name, "initialization", "is not known for this cell", f"{law!r}, {self.cell!r}", want
-            )
+            text = checks.message(name, "initialization", "is not known for this cell", f"{law!r}, {self.cell!r}", want)
             raise ValueError(text)
         arguments: dict[str, Any] = {"architecture": family.critical}
         if family.gates is not None:
             arguments["gate_bias"] = forget_bias
-        return law, _weights.critical_gain(name, law, gain, self.activation, **arguments)
+        return law, weights.critical_gain(name, law, gain, self.activation, **arguments)
 
     def _keep_bias(self, forget_bias: float | None, chrono: float | None, rngs: nnx.Rngs) -> Array:
         """b, zero but for the gate that keeps the state."""
@@ -317,7 +315,7 @@ class Recurrent(nnx.Module):
 
     def _checked(self, inputs: Array) -> Array:
         text = f"(T, {self.features}), one sequence; a batch goes through jax.vmap"
-        return _weights.inputs("models.Recurrent", inputs, (None, self.features), text, self.dtype)
+        return weights.inputs("models.Recurrent", inputs, (None, self.features), text, self.dtype)
 
 
 def _sweep(steps: list[Step]) -> Step:

@@ -14,8 +14,8 @@ import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr
 
-from jacspec import _checks
-from jacspec._calls import WAYS_OUT, called
+from jacspec._ground import checks
+from jacspec._ground.calls import WAYS_OUT, called
 
 FORM = "model(*inputs)"
 
@@ -93,14 +93,14 @@ def _taken_apart(model: Any, variables: Any) -> tuple[Callable, Any]:
         return _of_linen(model, variables)
     if variables is not None:
         raise ValueError(
-            _checks.message("dissect", "variables", "belong to Linen", expected="None with any other model")
+            checks.message("dissect", "variables", "belong to Linen", expected="None with any other model")
         )
     owner = getattr(model, "__self__", None) if inspect.ismethod(model) else model
     if nnx is not None and isinstance(owner, nnx.Module):
         graph, state = nnx.split(owner)
         verb = model.__name__ if inspect.ismethod(model) else "__call__"
         return (lambda own, *args, **options: getattr(nnx.merge(graph, own, copy=True), verb)(*args, **options)), state
-    _checks.function("dissect", "model", model, FORM)
+    checks.function("dissect", "model", model, FORM)
     if jax.tree_util.all_leaves([model]):
         return (lambda _, *args, **options: model(*args, **options)), None
     return (lambda own, *args, **options: own(*args, **options)), model
@@ -112,7 +112,7 @@ def _of_linen(module: Any, variables: Any) -> tuple[Callable, Any]:
         module, variables = module.unbind()
     if not isinstance(variables, Mapping):
         want, hint = "variables={'params': ...}", "A Linen module does not hold its weights: model.init(key, x)."
-        raise TypeError(_checks.message("dissect", "variables", "are missing", type(variables).__name__, want, hint))
+        raise TypeError(checks.message("dissect", "variables", "are missing", type(variables).__name__, want, hint))
     variables = dict(variables) if "params" in variables else {"params": variables}
     others = tuple(name for name in variables if name != "params")
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import jax
 
-from jacspec import _checks, _links
+from jacspec._ground import checks
+from jacspec._ground.memory import free_bytes
 from jacspec.networks._flow import Flow, inexact
 from jacspec.networks._model import Traced
 from jacspec.networks._program import Operation
@@ -18,10 +19,10 @@ def given(inputs: tuple, wrt: Any) -> None:
     """Raise TypeError or ValueError if `wrt` is neither a name nor the number of an input that holds an array."""
     if isinstance(wrt, str):
         return
-    wrt = _checks.integer("dissect", "wrt", wrt, 0, len(inputs) - 1, "It is the number of an input.")
+    wrt = checks.integer("dissect", "wrt", wrt, 0, len(inputs) - 1, "It is the number of an input.")
     if not any(hasattr(leaf, "shape") for leaf in jax.tree.leaves(inputs[wrt])):
         want, got = "an array, or a pytree with one", type(inputs[wrt]).__name__
-        raise TypeError(_checks.message("dissect", f"inputs[{wrt}]", "holds no array", got, want))
+        raise TypeError(checks.message("dissect", f"inputs[{wrt}]", "holds no array", got, want))
 
 
 def reverse_only(operations: Sequence[Operation]) -> bool:
@@ -42,7 +43,7 @@ def asked(trace: Traced, wrt: Any) -> list[int]:
         if not found:
             near = difflib.get_close_matches(wrt, own, 3, 0.3) or own[:3]
             want = "a parameter" + (f" such as {', '.join(map(repr, near))}" if near else "; the model names none")
-            raise ValueError(_checks.message("dissect", "wrt", "is no parameter of the model", repr(wrt), want))
+            raise ValueError(checks.message("dissect", "wrt", "is no parameter of the model", repr(wrt), want))
     else:
         found = [i for i, owner in enumerate(trace.owner) if owner == wrt]
     return found
@@ -56,7 +57,7 @@ def integers(found: list[int], trace: Traced, wrt: Any) -> None:
         hint = f"Integers have no derivative: give wrt the name of a parameter, such as {own[0]!r}." if own else ""
         hint = hint or "Integers have no derivative: give a floating input."
         raise TypeError(
-            _checks.message("dissect", argument, "is not floating", None, "floating numbers, or tokens", hint)
+            checks.message("dissect", argument, "is not floating", None, "floating numbers, or tokens", hint)
         )
 
 
@@ -74,7 +75,7 @@ def no_way(found: Flow, said: str) -> None:
                 reached |= {v for v in operation.outputs if inexact(program.avals[v])}
     how = "nothing is computed from it" if last is None else f"it ends in {last.name} at {last.where}"
     hint = "Give another wrt, or a model that returns floating numbers which depend on it."
-    raise ValueError(_checks.message("dissect", "wrt", f"has no way to the output: {how}", said, hint=hint))
+    raise ValueError(checks.message("dissect", "wrt", f"has no way to the output: {how}", said, hint=hint))
 
 
 def without_derivative(found: Flow) -> None:
@@ -86,20 +87,20 @@ def without_derivative(found: Flow) -> None:
         if "while" in inside and not own:
             text = f"holds a loop of unknown length at {operation.where}, which has no reverse mode"
             hint = "Use jax.lax.scan, or jax.lax.fori_loop with bounds that are numbers of Python."
-            raise ValueError(_checks.message("dissect", "model", text, hint=hint))
+            raise ValueError(checks.message("dissect", "model", text, hint=hint))
         if inside & CALLBACKS and not own:
             text = f"calls the host at {operation.where}, of which JAX knows no derivative"
             hint = "Give the function a derivative by jax.custom_jvp or jax.custom_vjp, or write it in jax.numpy."
-            raise ValueError(_checks.message("dissect", "model", text, hint=hint))
+            raise ValueError(checks.message("dissect", "model", text, hint=hint))
 
 
 def memory(found: Flow, positions: list[int]) -> None:
     """Raise MemoryError where the states would take more than half of the free memory."""
     avals = found.program.avals
     taken = sum(avals[v].size * avals[v].dtype.itemsize for p in positions for v in found.frontiers[p])
-    free = _links.free_bytes()
+    free = free_bytes()
     if taken > free / 2:
         got = f"{taken / 2**30:.1f} GiB for {len(positions)} states"
         hint = "Give fewer examples, or blocks=a predicate that is true less often."
         limit = f"at most half of the free {free / 2**30:.1f} GiB"
-        raise MemoryError(_checks.message("dissect", "inputs", "need too much memory", got, limit, hint))
+        raise MemoryError(checks.message("dissect", "inputs", "need too much memory", got, limit, hint))

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import jaxpr_as_fun
 
-from jacspec import _checks
-from jacspec._origin.lines import lines, place
+from jacspec._ground import checks
+from jacspec._ground.origin.lines import lines, place
 from jacspec.chain import JacobianChain, jacobian_chain
 from jacspec.networks._flow import inexact
 from jacspec.networks._pieces import performed
@@ -38,7 +38,7 @@ class Times(Mapping[str, JacobianChain]):
 
     def __getitem__(self, name: str) -> JacobianChain:
         if name not in self._makers:
-            _checks.one_of("Anatomy.times", "name", name, self._makers)
+            checks.one_of("Anatomy.times", "name", name, self._makers)
         if name not in self._made:
             self._made[name] = self._makers[name]()
         return self._made[name]
@@ -70,7 +70,7 @@ def without_step(where: str) -> NoReturn:
     """Raise ValueError for the associative scan at a place."""
     problem = f"is an associative scan at {where}, which has no step"
     hint = "Write it as jax.lax.scan(lambda h, x: (a * h + x, ...), h0, xs): that is the step."
-    raise ValueError(_checks.message("Anatomy.times", "name", problem, hint=hint))
+    raise ValueError(checks.message("Anatomy.times", "name", problem, hint=hint))
 
 
 def chain_of(program: Program, values: dict[int, Any], scan: Operation) -> JacobianChain:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jacspec._pytree import pytree, static
+from jacspec._ground.pytree import pytree, static
 from jacspec.operators import Linearized
 
 

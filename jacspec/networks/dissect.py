@@ -8,9 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jacspec import _checks, _finite, _links, _precision, _states
-from jacspec._calls import called
-from jacspec.chain import JacobianChain, flagged
+from jacspec._ground import checks, precision
+from jacspec._ground.calls import called
+from jacspec.chain import JacobianChain, finiteness, sources, state_trees
+from jacspec.chain.build import flagged
 from jacspec.networks import _refusals
 from jacspec.networks._choice import Chooser, single
 from jacspec.networks._flow import Flow, flow, inexact
@@ -67,24 +68,24 @@ def dissect(
     """
     name = "dissect"
     if not callable(blocks):
-        _checks.one_of(name, "blocks", blocks, ("auto", "all"))
+        checks.one_of(name, "blocks", blocks, ("auto", "all"))
     _refusals.given(inputs, wrt)
     for number, tree in enumerate(inputs):
-        _checks.finite(name, f"inputs[{number}]", tree)
+        checks.finite(name, f"inputs[{number}]", tree)
     trace = traced(model, inputs, variables, options)
-    _checks.finite(name, "model", dict(zip(trace.names, trace.arrays, strict=True)))
+    checks.finite(name, "model", dict(zip(trace.names, trace.arrays, strict=True)))
     leaves = _refusals.asked(trace, wrt)
     program = written_out(trace.closed, leaves)
-    _checks.finite(name, "model.captured", list(program.captured.values()))
+    checks.finite(name, "model.captured", list(program.captured.values()))
     values = {v: jnp.asarray(a) for v, a in zip(program.inputs, trace.arrays, strict=True)} | program.captured
-    sources, said = _sources(program, trace, leaves, wrt)
-    found = flow(program, sources)
+    starts, said = _sources(program, trace, leaves, wrt)
+    found = flow(program, starts)
     _refusals.no_way(found, said)
     _refusals.without_derivative(found)
 
     names = _names(program, trace)
     positions = _positions(found, names, blocks)
-    early = _early(program, [*program.hoisted, *(set(sources) - set(program.inputs))])
+    early = _early(program, [*program.hoisted, *(set(starts) - set(program.inputs))])
     values = jax.jit(lambda given: performed([program.operations[i] for i in sorted(early)], given))(values)
     cut = pieces(found, positions, early)
     described = tuple(
@@ -94,7 +95,7 @@ def dissect(
 
     steps, states = called(name, "model", lambda *_: walked(found, cut, values), *inputs, form="model(*inputs)")
     for block, h in zip(described, states[1:], strict=True):
-        _precision.warn_if_narrow(name, f"model, block {block.where}", h)
+        precision.warn_if_narrow(name, f"model, block {block.where}", h)
     timed: dict[str, Callable[[], JacobianChain]] = {}
     for scan in scans(program):
         make = functools.partial(chain_of, program, values, scan)
@@ -197,11 +198,11 @@ def _add(named: dict[str, Any], name: str, value: Any) -> None:
 
 def _depth(steps: list, states: list, described: tuple[Block, ...], reverse: list[bool]) -> JacobianChain:
     """The chain of the pieces, its matrices kept where they fit."""
-    widths = tuple(map(_states.size, states))
+    widths = tuple(map(state_trees.size, states))
     itemsize = max(leaf.dtype.itemsize for h in states for leaf in jax.tree.leaves(h))
     numbers = sum(m * n for n, m in itertools.pairwise(widths))
     operators: list[Any]
-    if numbers * itemsize <= _links.STORED_BYTES:
+    if numbers * itemsize <= sources.STORED_BYTES:
         asked = []
         for step, h, m, block, only in zip(steps, states[:-1], widths[1:], described, reverse, strict=True):
             ask = lambda h, step=step, m=m, only=only: linearized(step, h, m, only)
@@ -209,7 +210,9 @@ def _depth(steps: list, states: list, described: tuple[Block, ...], reverse: lis
         operators, sound = [J for J, _ in asked], jnp.stack([ok for _, ok in asked])
     else:
         operators = [Wide(*part) for part in zip(steps, states[:-1], reverse, strict=True)]
-        probe = lambda J, h: jnp.isfinite(J.pull(jnp.ones((_states.size(h), 1), jnp.result_type(*jax.tree.leaves(h)))))
+        probe = lambda J, h: jnp.isfinite(
+            J.pull(jnp.ones((state_trees.size(h), 1), jnp.result_type(*jax.tree.leaves(h))))
+        )
         sound = jnp.stack([probe(J, h).all() for J, h in zip(operators, states[1:], strict=True)])
-    links = _links.of_operators(operators, states, sound, widths)
-    return flagged("dissect", links, jnp.asarray(-1), _finite.first_nonfinite_of(states), warn=True)
+    links = sources.of_operators(operators, states, sound, widths)
+    return flagged("dissect", links, jnp.asarray(-1), finiteness.first_nonfinite_of(states), warn=True)

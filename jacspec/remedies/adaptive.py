@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jacspec import _checks
-from jacspec._links import at_least_float32
-from jacspec.operators import norms
+from jacspec._ground import checks
+from jacspec._ground.arithmetic import norms
+from jacspec._ground.memory import affordable
+from jacspec._ground.precision import at_least_float32
 from jacspec.remedies.clipping import clipping, rescaled, threshold
 from jacspec.remedies.norm import Norm, magnitude, norm, shifted
 
@@ -59,7 +60,7 @@ def adaptive_clip(
     name = "remedies.adaptive_clip"
     factor, floor = threshold(name, "clipping_factor", clipping_factor), threshold(name, "eps", eps)
     if isinstance(axis, bool) or not (axis is None or isinstance(axis, (int, tuple))):
-        raise TypeError(_checks.message(name, "axis", "is no axis", repr(axis), "an integer, a tuple of them, or None"))
+        raise TypeError(checks.message(name, "axis", "is no axis", repr(axis), "an integer, a tuple of them, or None"))
 
     def check(params):
         for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -69,7 +70,7 @@ def adaptive_clip(
         del whole
         if weights is None:
             hint = "Call update(updates, state, params)."
-            raise ValueError(_checks.message(name, "params", "is missing", "None", "the parameters", hint))
+            raise ValueError(checks.message(name, "params", "is missing", "None", "the parameters", hint))
         new, marks = [], [jnp.zeros((), bool)]
         for G, W in zip(leaves, weights, strict=True):
             over, dtype = _inputs(name, "params", G.shape, axis), at_least_float32(G, W)
@@ -95,15 +96,15 @@ def _inputs(name: str, leaf: str, shape: tuple[int, ...], axis: int | tuple[int,
     if axis is None:
         if ndim > MOST_AXES:
             hint = "Give the axes of a unit: axis=-1 for stacks of (out, in)."
-            raise ValueError(_checks.message(name, leaf, "has units that are not known", f"shape {shape}", "", hint))
+            raise ValueError(checks.message(name, leaf, "has units that are not known", f"shape {shape}", "", hint))
         return (0,) if ndim <= 3 else every[:-1]
     given = (axis,) if isinstance(axis, int) else axis
     if any(not -ndim <= a < ndim for a in given) or len({a % ndim for a in given}) < len(given) or not given:
-        raise ValueError(_checks.message(name, leaf, "has no such axes", f"axis={axis} and shape {shape}"))
+        raise ValueError(checks.message(name, leaf, "has no such axes", f"axis={axis} and shape {shape}"))
     if isinstance(axis, int) and 0 <= axis < ndim - 1 and ndim > 2:
         hint = f"Write axis=-1 for (..., out, in), axis=-2 for (..., in, out), or axis=({axis},) for this one."
         got = f"axis={axis} and shape {shape}"
-        raise ValueError(_checks.message(name, leaf, "has leading axes: count from the end", got, "", hint))
+        raise ValueError(checks.message(name, leaf, "has leading axes: count from the end", got, "", hint))
     return tuple(a % ndim for a in given)
 
 
@@ -160,7 +161,7 @@ def zclip(
     z_threshold, eps = threshold(name, "z_threshold", z_threshold), threshold(name, "eps", eps)
     ceiling = math.inf if max_norm is None else threshold(name, "max_norm", max_norm)
     alpha = _inside(name, "decay", decay, 1)
-    warm_up = _checks.integer(name, "warm_up", warm_up, 2, 2**31 - 1)
+    warm_up = checks.integer(name, "warm_up", warm_up, 2, 2**31 - 1)
 
     def rule(leaves, weights, whole, memory):
         del weights
@@ -232,8 +233,8 @@ def autoclip(percentile: float = 10.0, *, window: int = 1000) -> optax.GradientT
     """
     name = "remedies.autoclip"
     fraction = _inside(name, "percentile", percentile, 100, closed=True) / 100
-    window = _checks.integer(name, "window", window, 1, 2**31 - 1)
-    _checks.affordable(name, "window", window, window, "its norms")
+    window = checks.integer(name, "window", window, 1, 2**31 - 1)
+    affordable(name, "window", window, window, "its norms")
 
     def rule(leaves, weights, whole, memory):
         del weights
@@ -268,4 +269,4 @@ def _keep(norm: Norm, new: Any, old: Any) -> Any:
 def _inside(name: str, argument: str, value: Any, high: float, *, closed: bool = False) -> Any:
     """`value` in (0, high), or in (0, high]."""
     bounds = f"0 < {argument} {'<=' if closed else '<'} {high}"
-    return _checks.number(name, argument, value, bounds, lambda v: 0 < v < high or (closed and v == high))
+    return checks.number(name, argument, value, bounds, lambda v: 0 < v < high or (closed and v == high))

@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jacspec import _checks
-from jacspec._links import at_least_float32, floating
+from jacspec._ground import checks
+from jacspec._ground.precision import at_least_float32, floating
 from jacspec.remedies.norm import Norm, brought_down, magnitude, norm
 from jacspec.remedies.report import ClipReport, no_clip_report
 
@@ -115,8 +115,8 @@ def _real(name: str, argument: str, leaf: Any) -> Array:
     """A leaf as a floating array."""
     if hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.complexfloating):
         hint = "Wrap the transformation: optax.contrib.split_real_and_imaginary makes two real leaves of each."
-        raise TypeError(_checks.message(name, argument, "is complex", f"dtype {leaf.dtype}", "a floating dtype", hint))
-    return _checks.array(name, argument, _as_array(leaf))
+        raise TypeError(checks.message(name, argument, "is complex", f"dtype {leaf.dtype}", "a floating dtype", hint))
+    return checks.array(name, argument, _as_array(leaf))
 
 
 def matching(name: str, params: Any, updates: Any) -> list[Array]:
@@ -127,12 +127,12 @@ def matching(name: str, params: Any, updates: Any) -> list[Array]:
     except ValueError as error:
         got = f"{jax.tree.structure(params)}"
         raise ValueError(
-            _checks.message(name, "params", "has not the structure of updates", got, f"{structure}")
+            checks.message(name, "params", "has not the structure of updates", got, f"{structure}")
         ) from error
     for (path, g), w in zip(paths, weights, strict=True):
         if jnp.shape(w) != jnp.shape(g):
             argument, got = "params" + jax.tree_util.keystr(path), f"shape {jnp.shape(w)}"
-            raise ValueError(_checks.message(name, argument, "does not fit its update", got, f"shape {jnp.shape(g)}"))
+            raise ValueError(checks.message(name, argument, "does not fit its update", got, f"shape {jnp.shape(g)}"))
     return [jnp.asarray(w) for w in weights]
 
 
@@ -141,14 +141,14 @@ def within(name: str, argument: str, value: Any, dtype: Any) -> None:
     info = jnp.finfo(dtype)
     if isinstance(value, float) and math.isfinite(value) and not float(info.tiny) <= abs(value) <= float(info.max):
         want = f"a size in {float(info.tiny):.3g}..{float(info.max):.3g}"
-        raise ValueError(_checks.message(name, argument, f"leaves the range of {info.dtype}", value, want))
+        raise ValueError(checks.message(name, argument, f"leaves the range of {info.dtype}", value, want))
 
 
 def threshold(name: str, argument: str, value: Any, sign: int = 1, *, none: bool = False) -> Any:
     """`value` if it is a finite number on the right side of 0, or a scalar of JAX; with `none`, infinity is no threshold."""
     most = "" if none else "a finite "
     expected = f"{most}{argument} {'>' if sign > 0 else '<'} 0"
-    return _checks.number(
+    return checks.number(
         name, argument, value, expected, lambda v: 0 < sign * v < math.inf or (none and sign * v == math.inf)
     )
 

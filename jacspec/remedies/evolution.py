@@ -14,8 +14,9 @@ import optax
 from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 
-from jacspec import _checks
-from jacspec._pytree import pytree
+from jacspec._ground import checks
+from jacspec._ground.memory import affordable
+from jacspec._ground.pytree import pytree
 from jacspec.remedies.clipping import threshold, within
 
 ALGORITHMS = {
@@ -101,18 +102,18 @@ def evolve(
         [1.0, 1.0, 1.0]
     """
     name = "remedies.evolve"
-    _checks.function(name, "loss", loss, "loss(parameters) -> scalar")
-    _checks.one_of(name, "algorithm", algorithm, ALGORITHMS)
+    checks.function(name, "loss", loss, "loss(parameters) -> scalar")
+    checks.one_of(name, "algorithm", algorithm, ALGORITHMS)
     leaves = jax.tree_util.tree_leaves_with_path(parameters)
     for path, leaf in leaves:
-        _checks.array(name, "parameters" + jax.tree_util.keystr(path), leaf)
-    _checks.finite(name, "parameters", parameters)
-    _checks.key(name, key)
+        checks.array(name, "parameters" + jax.tree_util.keystr(path), leaf)
+    checks.finite(name, "parameters", parameters)
+    checks.key(name, key)
     flat, unravel = ravel_pytree(jax.tree.map(jnp.asarray, parameters))
     std, learning_rate = _options(name, algorithm, flat.size, population, generations, std, learning_rate)
     out = jax.eval_shape(loss, parameters)
     if not hasattr(out, "shape") or out.shape != () or not jnp.issubdtype(out.dtype, jnp.floating):
-        raise TypeError(_checks.message(name, "loss", "must return a scalar", out, "a floating array of shape ()"))
+        raise TypeError(checks.message(name, "loss", "must return a scalar", out, "a floating array of shape ()"))
 
     def evaluate(x: Array) -> Array:
         value = loss(unravel(x.astype(flat.dtype)))
@@ -154,25 +155,25 @@ def _options(
 ) -> tuple[Any, Any]:
     """Raise for what the search would choke on; `std` and `rate` as floats."""
     if n == 0:
-        raise ValueError(_checks.message(name, "parameters", "is empty", "n=0", "n >= 1"))
-    _checks.integer(name, "population", population, 4, 2**31 - 1)
-    _checks.affordable(name, "population", population, population * n, "their parameters")
-    _checks.integer(name, "generations", generations, 1, 2**31 - 1)
-    _checks.affordable(name, "generations", generations, 2 * generations, "their losses")
+        raise ValueError(checks.message(name, "parameters", "is empty", "n=0", "n >= 1"))
+    checks.integer(name, "population", population, 4, 2**31 - 1)
+    affordable(name, "population", population, population * n, "their parameters")
+    checks.integer(name, "generations", generations, 1, 2**31 - 1)
+    affordable(name, "generations", generations, 2 * generations, "their losses")
     std, rate = threshold(name, "std", std), threshold(name, "learning_rate", rate)
     for argument, value in (("std", std), ("learning_rate", rate)):
         within(name, argument, value, jnp.result_type(float))
     if algorithm == "open_es" and population % 2:
-        raise ValueError(_checks.message(name, "population", "comes in pairs", population, "an even number"))
+        raise ValueError(checks.message(name, "population", "comes in pairs", population, "an even number"))
     if algorithm == "cma_es" and n >= FULL_COVARIANCE_BELOW:
         got, want = f"{n} parameters for cma_es", f"fewer than {FULL_COVARIANCE_BELOW}"
         hint = "Use 'sep_cma_es' (diagonal covariance), 'lm_ma_es' (limited memory) or 'open_es'."
-        raise ValueError(_checks.message(name, "algorithm", "keeps a full covariance", got, want, hint))
+        raise ValueError(checks.message(name, "algorithm", "keeps a full covariance", got, want, hint))
     if algorithm == "lm_ma_es" and population > n:
         # its paths are averaged at the rates population / (4^i n), which must not exceed 1
         hint = "Use 'cma_es' or 'sep_cma_es' for so few parameters."
         got = f"{population} for {n} parameters"
-        raise ValueError(_checks.message(name, "population", "is too large for lm_ma_es", got, f"4..{n}", hint))
+        raise ValueError(checks.message(name, "population", "is too large for lm_ma_es", got, f"4..{n}", hint))
     return std, rate
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jacspec import _checks
+from jacspec._ground import checks
 from jacspec.remedies.clipping import matching
 from jacspec.remedies.report import ClipReport, RejectReport
 
@@ -47,7 +47,7 @@ def reject_nonfinite(transformation: optax.GradientTransformation) -> optax.Grad
     """
     if not isinstance(transformation, optax.GradientTransformation):
         got, want = type(transformation).__name__, "an optax.GradientTransformation"
-        raise TypeError(_checks.message("remedies.reject_nonfinite", "transformation", "is none", got, want))
+        raise TypeError(checks.message("remedies.reject_nonfinite", "transformation", "is none", got, want))
     inner = optax.with_extra_args_support(transformation)
 
     def init(params: Any) -> Any:

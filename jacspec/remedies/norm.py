@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jacspec._links import at_least_float32
-from jacspec._primitives import Primitive
+from jacspec._ground.precision import at_least_float32
+from jacspec._ground.primitives import Primitive
 
 LEAST = -(2**20)
 """Exponent that stands for that of zero: below every exponent of a floating number."""

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 
-from jacspec import _checks
-from jacspec._links import Listed
+from jacspec._ground import checks
+from jacspec._ground.arithmetic import norms
 from jacspec.chain import JacobianChain
-from jacspec.gradients import Adjoints, adjoints
-from jacspec.lyapunov import lyapunov_exponents
-from jacspec.operators import norms
+from jacspec.chain.sources import Listed
+from jacspec.questions.exponents import lyapunov_exponents
+from jacspec.questions.gradients import Adjoints, adjoints
 from jacspec.typing import State, StepJacobian
 
 WEIGHTS = ("W", "weights")
@@ -67,11 +67,11 @@ def pascanu_omega(
         (2.5, 0.5625)
     """
     name = "remedies.pascanu_omega"
-    _checks.instance(name, "chain", chain, JacobianChain, "Build one with jacspec.jacobian_chain.")
-    _checks.one_of(name, "form", form, ("norm", "squared"))
+    checks.instance(name, "chain", chain, JacobianChain, "Build one with jacspec.jacobian_chain.")
+    checks.one_of(name, "form", form, ("norm", "squared"))
     for argument, value in (("mean", mean), ("hold", hold)):
-        _checks.one_of(name, argument, value, (True, False))
-    least = _checks.number(name, "threshold", threshold, "a finite threshold >= 0", lambda v: 0 <= v < math.inf)
+        checks.one_of(name, argument, value, (True, False))
+    least = checks.number(name, "threshold", threshold, "a finite threshold >= 0", lambda v: 0 <= v < math.inf)
     log_least = math.log(least) if isinstance(least, float) and least > 0 else jnp.log(least)  # beyond the dtype too
 
     passing = cotangent if isinstance(cotangent, Adjoints) else adjoints(chain, cotangent)
@@ -104,7 +104,7 @@ def _weights_only(name: str, J: Any) -> StepJacobian:
     names = _array_fields(J)
     if not any(weight in names for weight in WEIGHTS):
         hint = "Use hold=False, or a step that brings a Jacobian diag(d) W, such as jacspec.cells.Elman."
-        raise TypeError(_checks.message(name, "hold", "finds no weights in the Jacobian", type(J).__name__, hint=hint))
+        raise TypeError(checks.message(name, "hold", "finds no weights in the Jacobian", type(J).__name__, hint=hint))
     return dataclasses.replace(J, **{f: lax.stop_gradient(getattr(J, f)) for f in names if f not in WEIGHTS})
 
 
@@ -147,14 +147,14 @@ def flossing(
         0.05
     """
     name, want = "remedies.flossing", f"a finite number or ({k},) of them"
-    _checks.instance(name, "chain", chain, JacobianChain, "Build one with jacspec.jacobian_chain.")
+    checks.instance(name, "chain", chain, JacobianChain, "Build one with jacspec.jacobian_chain.")
     if getattr(target, "ndim", 0) == 0:
         most = float(jnp.finfo(chain.dtype).max)
-        target = _checks.number(name, "target", target, want, lambda v: abs(v) <= most)
+        target = checks.number(name, "target", target, want, lambda v: abs(v) <= most)
     elif jnp.shape(target) != (k,):
-        raise ValueError(_checks.message(name, "target", "does not fit", f"shape {jnp.shape(target)}", want))
+        raise ValueError(checks.message(name, "target", "does not fit", f"shape {jnp.shape(target)}", want))
     else:
-        target = _checks.array(name, "target", target).astype(chain.dtype)
-        _checks.finite(name, "target", target)
+        target = checks.array(name, "target", target).astype(chain.dtype)
+        checks.finite(name, "target", target)
     found = lyapunov_exponents(chain, k=k, transient=transient, qr_every=qr_every)
     return jnp.mean(jnp.where(found.resolved, (found.exponents - target) ** 2, jnp.nan))

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jacspec import _checks
-from jacspec._pytree import pytree
+from jacspec._ground import checks
+from jacspec._ground.pytree import pytree
 
 R = TypeVar("R")
 
@@ -112,5 +112,5 @@ def _found(name: str, opt_state: Any, kind: type[R], source: str) -> Any:
     reports = tuple(filter(is_report, jax.tree.leaves(opt_state, is_leaf=is_report)))
     if not reports:
         got = type(opt_state).__name__
-        raise ValueError(_checks.message(name, "opt_state", f"holds no {kind.__name__}", got, f"a state of {source}"))
+        raise ValueError(checks.message(name, "opt_state", f"holds no {kind.__name__}", got, f"a state of {source}"))
     return reports[0] if len(reports) == 1 else reports

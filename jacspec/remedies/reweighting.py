@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jacspec import _checks, _lapack
-from jacspec._links import at_least_float32
-from jacspec.operators import matmul, norms
+from jacspec._ground import checks, lapack
+from jacspec._ground.arithmetic import matmul, norms
+from jacspec._ground.precision import at_least_float32
 from jacspec.remedies.clipping import threshold, within
 from jacspec.remedies.norm import parts_and_norm
 
@@ -46,13 +46,13 @@ def importance_weights(train_features: Array, test_features: Array, *, penalty: 
         [0.5, 1.5]
     """
     name = "remedies.importance_weights"
-    train = _checks.array(name, "train_features", train_features, 2, "(n_train, d)")
-    test = _checks.array(name, "test_features", test_features, 2, "(n_test, d)")
+    train = checks.array(name, "train_features", train_features, 2, "(n_train, d)")
+    test = checks.array(name, "test_features", test_features, 2, "(n_test, d)")
     if 0 in train.shape or test.shape[0] == 0 or test.shape[1] != train.shape[1]:
         got, want = f"shapes {train.shape} and {test.shape}", "(n_train, d) and (n_test, d), none of them 0"
-        raise ValueError(_checks.message(name, "test_features", "does not fit train_features", got, want))
+        raise ValueError(checks.message(name, "test_features", "does not fit train_features", got, want))
     for argument, features in (("train_features", train), ("test_features", test)):
-        _checks.finite(name, argument, features)
+        checks.finite(name, argument, features)
     dtype = at_least_float32(train, test)
     penalty = threshold(name, "penalty", penalty)
     within(name, "penalty", penalty, dtype)
@@ -76,7 +76,7 @@ def _weights(train: Array, test: Array, penalty: float) -> Array:
         count, w, g = state
         p = jax.nn.sigmoid(matmul(X, w))
         H = matmul(X.T * (p * (1 - p)), X) / y.size + jnp.diag(ridge)
-        step = _lapack.solve(H + jnp.finfo(X.dtype).eps * jnp.eye(w.size, dtype=X.dtype), g)
+        step = lapack.solve(H + jnp.finfo(X.dtype).eps * jnp.eye(w.size, dtype=X.dtype), g)
         # The third derivative of the logistic loss is at most radius times the second, so that a step shortened to
         # log(1 + d) / d, d = radius ||step||, descends from everywhere (generalized self-concordance).
         d = radius * norms(step)
@@ -113,11 +113,11 @@ def effective_sample_size(weights: Array) -> Array:
     name = "remedies.effective_sample_size"
     if hasattr(weights, "dtype") and jnp.issubdtype(weights.dtype, jnp.integer):
         weights = jnp.asarray(weights, float)
-    weights = _checks.array(name, "weights", weights, 1, "(n,)")
-    _checks.finite(name, "weights", weights)
+    weights = checks.array(name, "weights", weights, 1, "(n,)")
+    checks.finite(name, "weights", weights)
     fine = jnp.all(weights >= 0) & jnp.any(weights > 0)
-    if _checks.is_concrete(fine) and not fine:
+    if checks.is_concrete(fine) and not fine:
         got = "a negative one" if jnp.any(weights < 0) else "no positive one"
-        raise ValueError(_checks.message(name, "weights", "are no weights", got, "none negative, one positive"))
+        raise ValueError(checks.message(name, "weights", "are no weights", got, "none negative, one positive"))
     (shares,), _ = parts_and_norm([weights])
     return jnp.where(fine, jnp.sum(shares) ** 2 / jnp.sum(shares**2), jnp.nan)

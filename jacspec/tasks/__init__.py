@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from jacspec import _checks
+from jacspec._ground import checks
 from jacspec.tasks._task import Batch as Batch
 from jacspec.tasks._task import Task as Task
 from jacspec.tasks.files import from_file as from_file
@@ -55,7 +55,7 @@ def get(name: str, **options: Any) -> Task:
         >>> tasks.get("temporal_order", length=50, symbols=3)
         Task(temporal_order, 3 symbols, L=50: (50, 6) -> 8, cross_entropy, baseline=2.07944, chance=0.875, success=0.01)
     """
-    _checks.one_of("tasks.get", "name", name, TABLE)
+    checks.one_of("tasks.get", "name", name, TABLE)
     for option in options:
-        _checks.one_of(f"tasks.{name}", "option", option, inspect.signature(TABLE[name]).parameters)
+        checks.one_of(f"tasks.{name}", "option", option, inspect.signature(TABLE[name]).parameters)
     return TABLE[name](**options)

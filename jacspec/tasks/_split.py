@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 
-from jacspec import _checks
+from jacspec._ground import checks
 
 HELD_OUT = 0.1
 """Share of the sequences."""
@@ -28,7 +28,7 @@ def held_out(name: str, split: str, arrays: dict[str, np.ndarray], count: int) -
     """
     kind, colon, column = split.partition(":") if isinstance(split, str) else (split, "", "")
     if not (kind == "group" and column):
-        _checks.one_of(name, "split", split, ("shuffled", "time", "group:<column>"))
+        checks.one_of(name, "split", split, ("shuffled", "time", "group:<column>"))
     least = max(1, round(HELD_OUT * count))
     if not colon:
         order = np.arange(count)[::-1] if kind == "time" else np.random.default_rng(0).permutation(count)
@@ -36,15 +36,15 @@ def held_out(name: str, split: str, arrays: dict[str, np.ndarray], count: int) -
     known = [key for key in arrays if key not in ("inputs", "targets", "weights")]
     if column not in known:
         want = f"group:<column> with a column of {known}" if known else f"an array of shape ({count},) in the file"
-        raise ValueError(_checks.message(name, "split", "names no column of the file", repr(column), want))
+        raise ValueError(checks.message(name, "split", "names no column of the file", repr(column), want))
     labels = arrays[column]
     if labels.shape != (count,):
         got = f"{column} of shape {labels.shape}"
-        raise ValueError(_checks.message(name, "split", "needs a group for every sequence", got, f"({count},)"))
+        raise ValueError(checks.message(name, "split", "needs a group for every sequence", got, f"({count},)"))
     groups, member = np.unique(labels, return_inverse=True)
     if len(groups) < 2:
         got = f"one group in {column}"
-        raise ValueError(_checks.message(name, "split", "cannot separate groups", got, "two or more"))
+        raise ValueError(checks.message(name, "split", "cannot separate groups", got, "two or more"))
     order = np.random.default_rng(0).permutation(len(groups))
     enough = np.searchsorted(np.cumsum(np.bincount(member)[order]), least) + 1
     return np.isin(member, order[: min(enough, len(groups) - 1)])
@@ -65,7 +65,7 @@ def warn_where_shared(name: str, inputs: np.ndarray, test: np.ndarray) -> None:
             "They are windows of one series, or occur twice: what is learned by heart looks like foresight. Hold out the "
             "end with split='time', whole series with split='group:<column>', and leave the windows between them out."
         )
-        warnings.warn(_checks.message(name, "split", problem, hint=hint), stacklevel=4)
+        warnings.warn(checks.message(name, "split", problem, hint=hint), stacklevel=4)
 
 
 def _shared(steps: np.ndarray, test: np.ndarray) -> np.ndarray:

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jacspec import _checks
-from jacspec._pytree import pytree, static
+from jacspec._ground import checks
+from jacspec._ground.memory import affordable
+from jacspec._ground.pytree import pytree, static
 
 LONGEST = 10**9
 """Steps of a sequence: more than any memory holds."""
@@ -85,15 +86,15 @@ class Task:
 
     def __post_init__(self) -> None:
         name = "tasks.Task"
-        _checks.one_of(name, "kind", self.kind, ("cross_entropy", "logistic", "squared"))
+        checks.one_of(name, "kind", self.kind, ("cross_entropy", "logistic", "squared"))
         for size in ("length", "features", "outputs"):
-            _checks.integer(name, size, getattr(self, size), 1)
-        _checks.function(name, "draw", self.draw, "draw(data, key, count) -> Batch")
+            checks.integer(name, size, getattr(self, size), 1)
+        checks.function(name, "draw", self.draw, "draw(data, key, count) -> Batch")
         for argument in ("baseline", "scale", "tolerance"):
             if (value := getattr(self, argument)) is not None or argument != "tolerance":
-                _checks.number(name, argument, value, f"a finite {argument} >= 0", lambda v: 0 <= v < math.inf)
+                checks.number(name, argument, value, f"a finite {argument} >= 0", lambda v: 0 <= v < math.inf)
         for argument in ("chance", "success"):
-            _checks.number(name, argument, getattr(self, argument), "a fraction in [0, 1]", lambda v: 0 <= v <= 1)
+            checks.number(name, argument, getattr(self, argument), "a fraction in [0, 1]", lambda v: 0 <= v <= 1)
 
     def __repr__(self) -> str:
         asked = f"baseline={self.baseline:.6g}, chance={self.chance:.4g}, success={self.success:g}"
@@ -135,9 +136,9 @@ class Task:
 
     def _drawn(self, draw: Draw, method: str, key: Any, argument: str, count: Any) -> Batch:
         name = f"tasks.Task.{method}"
-        count = _checks.integer(name, argument, count, 1, 2**31 - 1)
-        _checks.affordable(name, argument, count, count * self.length * self.features, "their inputs")
-        return _drawn(draw, self.data, _checks.key(name, key), count)
+        count = checks.integer(name, argument, count, 1, 2**31 - 1)
+        affordable(name, argument, count, count * self.length * self.features, "their inputs")
+        return _drawn(draw, self.data, checks.key(name, key), count)
 
     def step_losses(self, outputs: Array, batch: Batch) -> Array:
         """The loss of each step before weighting.
@@ -153,12 +154,12 @@ class Task:
             TypeError: for outputs that are no floating array, or what is no `Batch`.
             ValueError: for outputs of another shape.
         """
-        _checks.instance("tasks.Task", "batch", batch, Batch, "Take it from sample or evaluation.")
-        outputs = _checks.array("tasks.Task", "outputs", outputs)
+        checks.instance("tasks.Task", "batch", batch, Batch, "Take it from sample or evaluation.")
+        outputs = checks.array("tasks.Task", "outputs", outputs)
         expected = (*batch.weights.shape, self.outputs)
         if outputs.shape != expected:
             hint = f"{self.name} asks for (batch, T, outputs)."
-            text = _checks.message(
+            text = checks.message(
                 "tasks.Task", "outputs", "have the wrong shape", f"shape {outputs.shape}", str(expected), hint
             )
             raise ValueError(text)
@@ -258,8 +259,8 @@ def at_least(task: str, length: Any, least: int, holds: str) -> int:
     name = f"tasks.{task}"
     if isinstance(length, (int, np.integer)) and not isinstance(length, bool) and length < least:
         expected = f"a length of at least {least}"
-        raise ValueError(_checks.message(name, "length", "is too short", length, expected, f"It must hold {holds}."))
-    return _checks.integer(name, "length", length, least, LONGEST)
+        raise ValueError(checks.message(name, "length", "is too short", length, expected, f"It must hold {holds}."))
+    return checks.integer(name, "length", length, least, LONGEST)
 
 
 def precision(task: str, dtype: Any) -> Any:
@@ -268,8 +269,8 @@ def precision(task: str, dtype: Any) -> Any:
     try:
         found = jnp.dtype(dtype)
     except (TypeError, ValueError) as error:
-        raise TypeError(_checks.message(f"tasks.{task}", "dtype", "is no dtype", repr(dtype), want)) from error
+        raise TypeError(checks.message(f"tasks.{task}", "dtype", "is no dtype", repr(dtype), want)) from error
     if not jnp.issubdtype(found, jnp.floating) or found.itemsize < 2:
-        raise TypeError(_checks.message(f"tasks.{task}", "dtype", "holds no numbers of a network", found, want))
-    _checks.warn_if_narrowed(f"tasks.{task}", "dtype", np.empty(0, found))
+        raise TypeError(checks.message(f"tasks.{task}", "dtype", "holds no numbers of a network", found, want))
+    checks.warn_if_narrowed(f"tasks.{task}", "dtype", np.empty(0, found))
     return jax.dtypes.canonicalize_dtype(found)

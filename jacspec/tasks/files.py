@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 import jax.numpy as jnp
 import numpy as np
 
-from jacspec import _checks
+from jacspec._ground import checks
 from jacspec.tasks._split import held_out, warn_where_shared
 from jacspec.tasks._stored import frequencies, stored
 from jacspec.tasks._task import Batch, Task, precision
@@ -73,19 +73,19 @@ def from_file(
     """
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(
-            _checks.message(NAME, "path", "is no path", type(path).__name__, "a file ending in .npz or .txt")
+            checks.message(NAME, "path", "is no path", type(path).__name__, "a file ending in .npz or .txt")
         )
     path, dtype = Path(path), precision("from_file", dtype)
     suffix = path.suffix.lower()
-    _checks.one_of(NAME, "the ending of path", suffix, (".npz", ".txt"))
+    checks.one_of(NAME, "the ending of path", suffix, (".npz", ".txt"))
     if not path.is_file():
         problem = f"jacspec.{NAME}: there is no file {path}."
         raise FileNotFoundError(problem)
     if suffix == ".txt":
-        _checks.one_of(NAME, "split", split, (None, "time"))
+        checks.one_of(NAME, "split", split, (None, "time"))
         return text(100 if length is None else length, path=path, dtype=dtype)
     if length is not None:
-        raise ValueError(_checks.message(NAME, "length", "is that of the arrays", length, "None for an npz"))
+        raise ValueError(checks.message(NAME, "length", "is that of the arrays", length, "None for an npz"))
     return _from_arrays(path, "shuffled" if split is None else split, dtype)
 
 
@@ -118,13 +118,13 @@ def _arrays(file: str, content: bytes) -> dict[str, np.ndarray]:
     """The arrays of an npz, none of which is unpickled."""
     hint = "Write it with numpy.savez(path, inputs=..., targets=...); arrays of objects (pickles) are refused."
     if not zipfile.is_zipfile(io.BytesIO(content)):
-        raise ValueError(_checks.message(NAME, "path", "cannot be read", f"{file}: no zip archive", "an npz", hint))
+        raise ValueError(checks.message(NAME, "path", "cannot be read", f"{file}: no zip archive", "an npz", hint))
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         got = f"{file}: {error}"
-        raise ValueError(_checks.message(NAME, "path", "cannot be read", got, "an npz", hint)) from error
+        raise ValueError(checks.message(NAME, "path", "cannot be read", got, "an npz", hint)) from error
 
 
 def _checked(arrays: dict[str, np.ndarray], dtype: Any) -> tuple[Sequences, tuple[Any, ...]]:
@@ -176,7 +176,7 @@ def _checked(arrays: dict[str, np.ndarray], dtype: Any) -> tuple[Sequences, tupl
 
 def _cast(name: str, array: np.ndarray, dtype: Any) -> np.ndarray:
     """The array in `dtype`; refused where it is not finite, or no longer."""
-    _checks.finite(NAME, name, array)
+    checks.finite(NAME, name, array)
     with np.errstate(over="ignore"):
         cast = array.astype(dtype)
     beyond = ~np.isfinite(cast.astype(float))
@@ -202,4 +202,4 @@ def _wide(dtype: Any) -> Any:
 
 
 def _refuse(array: str, problem: str, got: Any, expected: str, hint: str = "") -> NoReturn:
-    raise ValueError(_checks.message(NAME, array, problem, got, expected, hint))
+    raise ValueError(checks.message(NAME, array, problem, got, expected, hint))

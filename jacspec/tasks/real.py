@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 
-from jacspec import _checks
+from jacspec._ground import checks
 from jacspec.tasks._stored import any_order, frequencies, stored
 from jacspec.tasks._task import Batch, Task, at_least, at_the_end, precision
 
@@ -54,9 +54,9 @@ def digits(*, order: str = "row", fold: int = 0, seed: int = 0, dtype: Any = jnp
         Task(digits, pixel, fold 0: (64, 1) -> 10, cross_entropy, baseline=2.30246, chance=0.8984, success=0.031)
     """
     name = "tasks.digits"
-    _checks.one_of(name, "order", order, ("row", "pixel", "permuted"))
-    fold = _checks.integer(name, "fold", fold, 0, FOLDS - 1)
-    seed, dtype = _checks.integer(name, "seed", seed, 0, 2**32 - 1), precision("digits", dtype)
+    checks.one_of(name, "order", order, ("row", "pixel", "permuted"))
+    fold = checks.integer(name, "fold", fold, 0, FOLDS - 1)
+    seed, dtype = checks.integer(name, "seed", seed, 0, 2**32 - 1), precision("digits", dtype)
     source = _package(name, "sklearn.datasets", "scikit-learn").load_digits()
     images, classes = np.asarray(source.data), np.asarray(source.target)
     number = np.empty(len(classes), int)  # of a digit within its class
@@ -108,7 +108,7 @@ def sunspots(length: int = 22, *, dtype: Any = jnp.float32) -> Task:
     table = _package(name, "statsmodels.datasets.sunspots", "statsmodels").load_pandas().data
     years, numbers = (table[column].to_numpy(float) for column in ("YEAR", "SUNACTIVITY"))
     split = int(np.searchsorted(years, FIRST_TEST_YEAR))
-    _checks.integer(name, "length", T, 1, split - 1, f"Training has {split} years.")
+    checks.integer(name, "length", T, 1, split - 1, f"Training has {split} years.")
     center, scale = numbers[:split].mean(), numbers[:split].std()
     windows = np.lib.stride_tricks.sliding_window_view((numbers - center) / scale, T + 1)
     past, target = windows[:, :-1, None], windows[:, -1:]
@@ -157,7 +157,7 @@ def text(length: int = 100, *, path: str | os.PathLike | None = None, dtype: Any
     name = "tasks.text"
     T, dtype = at_least("text", length, 1, "a character"), precision("text", dtype)
     if path is not None and not isinstance(path, (str, os.PathLike)):
-        raise TypeError(_checks.message(name, "path", "is no path", type(path).__name__, "a file in UTF-8"))
+        raise TypeError(checks.message(name, "path", "is no path", type(path).__name__, "a file in UTF-8"))
     source = _topics() if path is None else _read(Path(path))
     characters, ids = np.unique(np.frombuffer(source.encode("utf-32-le"), np.uint32), return_inverse=True)
     V, split = len(characters), int(TRAINED_ON * len(ids))
@@ -166,10 +166,10 @@ def text(length: int = 100, *, path: str | os.PathLike | None = None, dtype: Any
     if windows < 1 or split <= T:
         hint = "A window and the character after it must fit into the last tenth, which is held out."
         short = f"{len(ids)} characters"
-        raise ValueError(_checks.message(name, "length", "is too long for the text", f"{T} of {short}", "", hint))
+        raise ValueError(checks.message(name, "length", "is too long for the text", f"{T} of {short}", "", hint))
     if V == 1:
         got = f"{len(ids)} times {source[0]!r}"
-        raise ValueError(_checks.message(name, "path", "never differs: there is nothing to learn", got, "a text"))
+        raise ValueError(checks.message(name, "path", "never differs: there is nothing to learn", got, "a text"))
 
     alone = -np.log(frequencies(train, V))[test]
     pairs = frequencies(train[:-1] * V + train[1:], V * V).reshape(V, V)
@@ -206,7 +206,7 @@ def _read(path: Path) -> str:
         return path.read_text("utf-8")
     except UnicodeDecodeError as error:
         got = f"{path.name}, byte {error.start}"
-        raise ValueError(_checks.message("tasks.text", "path", "is not a text", got, "UTF-8")) from error
+        raise ValueError(checks.message("tasks.text", "path", "is not a text", got, "UTF-8")) from error
 
 
 def _last(inputs: np.ndarray, targets: np.ndarray, dtype: Any) -> Batch:

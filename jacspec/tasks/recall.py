@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, random
 
-from jacspec import _checks
+from jacspec._ground import checks
 from jacspec.tasks._task import Batch, Draw, Task, at_least, precision
 
 RECALLED = 10
@@ -83,7 +83,7 @@ def memorization(length: int = 100, *, bits: int = 20, dtype: Any = jnp.float32)
         >>> tasks.memorization(50, bits=5)
         Task(memorization, 5 bits, T=50: (60, 4) -> 3, cross_entropy, baseline=0.0577623, chance=0.9688, success=0.01)
     """
-    _checks.one_of("tasks.memorization", "bits", bits, (5, 20))
+    checks.one_of("tasks.memorization", "bits", bits, (5, 20))
     T = at_least("memorization", length, 1, "a step between the symbols and the answer")
     dtype, (n, values) = precision("memorization", dtype), {20: (10, 5), 5: (5, 2)}[bits]
     steps, patterns = T + 2 * n, values**n
@@ -127,7 +127,7 @@ def delayed_copy(length: int = 300, *, lag: int = 10, dtype: Any = jnp.float32) 
         >>> tasks.delayed_copy(15, lag=10)
         Task(delayed_copy, lag=10, T=15: (15, 1) -> 1, logistic, baseline=0.693147, chance=0.9688, success=0.01)
     """
-    lag = _checks.integer("tasks.delayed_copy", "lag", lag, 1)
+    lag = checks.integer("tasks.delayed_copy", "lag", lag, 1)
     T = at_least("delayed_copy", length, lag + 1, "one answer after the lag")
     draw = _bits(T, lag, lambda s: jnp.roll(s, lag, axis=1), precision("delayed_copy", dtype))
     name, chance = f"delayed_copy, lag={lag}, T={T}", 1 - 0.5 ** (T - lag)
@@ -164,12 +164,12 @@ def delayed_xor(
     """
     name = "tasks.delayed_xor"
     if span is None:
-        lag = _checks.integer(name, "lag", 10 if lag is None else lag, 1)
+        lag = checks.integer(name, "lag", 10 if lag is None else lag, 1)
         span = 2 * lag
-    span = _checks.integer(name, "span", span, 2)
+    span = checks.integer(name, "span", span, 2)
     if span % 2 or lag not in (None, span // 2):
         hint = "The nearer bit lies half way."
-        raise ValueError(_checks.message(name, "span", "is not twice the lag", f"span={span}, lag={lag}", "", hint))
+        raise ValueError(checks.message(name, "span", "is not twice the lag", f"span={span}, lag={lag}", "", hint))
     near = span // 2
     T = at_least("delayed_xor", length, span + 1, "one answer after the span")
     draw = _bits(

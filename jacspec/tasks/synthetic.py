@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, random
 
-from jacspec import _checks
+from jacspec._ground import checks
 from jacspec.tasks._task import Batch, Draw, Task, at_least, at_the_end, precision
 
 TOLERANCE = 0.04
@@ -52,7 +52,7 @@ def adding(length: int = 100, *, convention: str = "pascanu", dtype: Any = jnp.f
         >>> task.sample(jax.random.key(0), 20).inputs.shape
         (20, 54, 2)
     """
-    _checks.one_of("tasks.adding", "convention", convention, ("pascanu", "arjovsky"))
+    checks.one_of("tasks.adding", "convention", convention, ("pascanu", "arjovsky"))
     dtype = precision("adding", dtype)
     if convention == "pascanu":
         return _two_marked("adding, pascanu", length, lambda a, b: (a + b) / 2, 1 / 24, 0.36, dtype)
@@ -150,7 +150,7 @@ def temporal_order(length: int = 100, *, symbols: int = 2, dtype: Any = jnp.floa
         >>> tasks.temporal_order(50)
         Task(temporal_order, 2 symbols, L=50: (50, 6) -> 4, cross_entropy, baseline=1.38629, chance=0.75, success=0.01)
     """
-    _checks.one_of("tasks.temporal_order", "symbols", symbols, (2, 3))
+    checks.one_of("tasks.temporal_order", "symbols", symbols, (2, 3))
     L, dtype = at_least("temporal_order", length, 10, "one step in each slot"), precision("temporal_order", dtype)
     starts = jnp.array({2: (L // 10, 5 * L // 10), 3: (L // 10, 3 * L // 10, 6 * L // 10)}[symbols])
     classes = 2**symbols

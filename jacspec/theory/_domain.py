@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from jacspec import _checks
+from jacspec._ground import checks
 
 
 def within(function: str, argument: str, value: Any, inside: Callable[[Array], Array], expected: str) -> Array:
@@ -20,13 +20,13 @@ def within(function: str, argument: str, value: Any, inside: Callable[[Array], A
         number = jnp.asarray(value)
     except TypeError as error:
         kind = type(value).__name__
-        raise TypeError(_checks.message(function, argument, "must be a number", kind, expected)) from error
+        raise TypeError(checks.message(function, argument, "must be a number", kind, expected)) from error
     if jnp.issubdtype(number.dtype, jnp.complexfloating) or number.dtype == bool:
-        raise TypeError(_checks.message(function, argument, "must be real", f"dtype {number.dtype}", expected))
+        raise TypeError(checks.message(function, argument, "must be real", f"dtype {number.dtype}", expected))
     number = number.astype(jnp.result_type(number.dtype, float))
     ok = inside(number)
-    if _checks.is_concrete(ok) and not bool(ok.all()):
-        raise ValueError(_checks.message(function, argument, "is outside the domain", value, expected))
+    if checks.is_concrete(ok) and not bool(ok.all()):
+        raise ValueError(checks.message(function, argument, "is outside the domain", value, expected))
     return jnp.where(ok, number, jnp.nan)
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jacspec import _checks
-from jacspec._pytree import pytree
+from jacspec._ground import checks
+from jacspec._ground.pytree import pytree
 from jacspec.theory import _domain, mean_field, recurrent
 
 OWN = {
@@ -79,18 +79,18 @@ def critical(
         1.7609546
     """
     name = "initializers.critical"
-    _checks.one_of(name, "architecture", architecture, OWN)
+    checks.one_of(name, "architecture", architecture, OWN)
     given = {"depth": depth, "input_variance": input_variance, "gate_bias": gate_bias}
     for argument, value in given.items():
         if value is not None and argument not in OWN[architecture]:
-            text = _checks.message(name, argument, f"does not belong to architecture {architecture!r}", value, "None")
+            text = checks.message(name, argument, f"does not belong to architecture {architecture!r}", value, "None")
             raise ValueError(text)
     sb2 = _domain.nonnegative(name, "bias_variance", bias_variance)
     drive = _domain.nonnegative(name, "input_variance", 0.0 if input_variance is None else input_variance)
     one = jnp.ones_like(sb2)
     if architecture in ("gru", "lstm"):
         if activation != "tanh":
-            raise ValueError(_checks.message(name, "activation", "is not that of a gated cell", activation, "'tanh'"))
+            raise ValueError(checks.message(name, "activation", "is not that of a gated cell", activation, "'tanh'"))
         keep = 0.0 if gate_bias is None else gate_bias
         if architecture == "gru":
             found = recurrent.gru_critical(update_bias=keep, input_variance=drive, bias_variance=sb2)
@@ -100,5 +100,5 @@ def critical(
     point = mean_field.critical_weight_variance(activation, bias_variance=sb2 + drive)
     scale = one
     if architecture == "residual":
-        scale = one / math.sqrt(_checks.integer(name, "depth", depth, 1))
+        scale = one / math.sqrt(checks.integer(name, "depth", depth, 1))
     return CriticalScales(point.weight_variance, sb2, point.q_star, scale, point.converged)

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jacspec import _checks, results
+from jacspec import results
+from jacspec._ground import checks
 from jacspec.tasks import Task
 from jacspec.training import _trial
 from jacspec.training._loop import RUNNING, STOPPED, Program, State
@@ -80,7 +81,7 @@ class Training:
                     raise
                 got, hint = str(error).splitlines()[0][:200], "Take a smaller batch, fewer held_out or fewer seeds."
                 raise MemoryError(
-                    _checks.message(self.name, "batch", "needs too much memory", got, hint=hint)
+                    checks.message(self.name, "batch", "needs too much memory", got, hint=hint)
                 ) from error
 
     def _run(self, store: Checkpoint | None) -> None:
@@ -138,7 +139,7 @@ def _stacked(name: str, models: Sequence[nnx.Module]) -> tuple[Any, Any, Any]:
     shapes = [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), part[1:]) for part in parts]
     for graph, shape in zip((part[0] for part in parts), shapes, strict=True):
         if graph != parts[0][0] or shape != shapes[0]:
-            text = _checks.message(
+            text = checks.message(
                 name, "make", "makes models that differ in more than their numbers", hint="One for all seeds."
             )
             raise ValueError(text)

@@ -15,8 +15,8 @@ import optax
 from flax import nnx
 from jax import Array, lax
 
-from jacspec._links import floating
-from jacspec._pytree import pytree
+from jacspec._ground.precision import floating
+from jacspec._ground.pytree import pytree
 from jacspec.remedies.guard import RejectState, all_finite, reject_nonfinite
 from jacspec.remedies.norm import parts_and_norm
 from jacspec.remedies.report import ClipReport

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import optax
 
-from jacspec import _checks
+from jacspec._ground import checks
 from jacspec.tasks import Task
 
 JUDGED = 1000
@@ -48,39 +48,39 @@ def checked(name: str, options: dict[str, Any], task: Task, optimizer: Any) -> O
     """
     known = [field.name for field in dataclasses.fields(Options)]
     for option in options:
-        _checks.one_of(name, "option", option, known)
+        checks.one_of(name, "option", option, known)
     if "updates" not in options:
-        raise TypeError(_checks.message(name, "updates", "is missing", expected="a number of updates"))
+        raise TypeError(checks.message(name, "updates", "is missing", expected="a number of updates"))
     o = Options(**options)
     if not isinstance(optimizer, optax.GradientTransformation):
         got, want = type(optimizer).__name__, "an optax.GradientTransformation"
         hint = "Call it: optax.adam(1e-3)." if callable(optimizer) else "Use optax.adam(1e-3), say."
-        raise TypeError(_checks.message(name, "optimizer", "is none", got, want, hint))
+        raise TypeError(checks.message(name, "optimizer", "is none", got, want, hint))
     for argument in ("updates", "batch", "every"):
-        _checks.integer(name, argument, getattr(o, argument), 1, MOST)
-    _checks.integer(name, "patience", o.patience, 0, MOST)
+        checks.integer(name, argument, getattr(o, argument), 1, MOST)
+    checks.integer(name, "patience", o.patience, 0, MOST)
     judged = min(task.held_out or JUDGED, JUDGED) if o.held_out is None else o.held_out
-    judged = max(_checks.integer(name, "held_out", judged, 1, MOST), o.batch)
+    judged = max(checks.integer(name, "held_out", judged, 1, MOST), o.batch)
     if not isinstance(o.probes, Sequence):
         hint = "Put a single one into a list."
         raise TypeError(
-            _checks.message(name, "probes", "must be a sequence", type(o.probes).__name__, "callables", hint)
+            checks.message(name, "probes", "must be a sequence", type(o.probes).__name__, "callables", hint)
         )
     forms = {f"probes[{i}]": (probe, "probe(model, batch) -> dict") for i, probe in enumerate(o.probes)}
     forms |= {"regularizer": (o.regularizer, "regularizer(model, batch) -> scalar")}
     forms |= {"callback": (o.callback, "callback(record) -> bool or None")}
     for argument, (value, form) in forms.items():
         if value is not None:
-            _checks.function(name, argument, value, form)
-    _checks.one_of(name, "progress", o.progress, (True, False))
+            checks.function(name, argument, value, form)
+    checks.one_of(name, "progress", o.progress, (True, False))
     for argument in ("log", "checkpoint"):
         value = getattr(o, argument)
         if value is not None and not isinstance(value, (str, os.PathLike)):
-            raise TypeError(_checks.message(name, argument, "is no path", type(value).__name__, "a path or None"))
+            raise TypeError(checks.message(name, argument, "is no path", type(value).__name__, "a path or None"))
         if value is not None:
             _free(name, argument, value)
     if o.log is not None and o.checkpoint is not None and Path(o.log).absolute() == Path(o.checkpoint).absolute():
-        raise ValueError(_checks.message(name, "log", "is the directory of the checkpoint", o.log, "another path"))
+        raise ValueError(checks.message(name, "log", "is the directory of the checkpoint", o.log, "another path"))
     return dataclasses.replace(o, success=_success(name, o.success, task), jump=_jump(name, o.jump), held_out=judged)
 
 
@@ -89,20 +89,20 @@ def _free(name: str, argument: str, value: str | os.PathLike) -> None:
     path = os.fspath(value)
     wanted = "a file" if argument == "log" else "a directory"
     if not isinstance(path, str) or not path or "\0" in path:
-        raise ValueError(_checks.message(name, argument, "is no path", repr(path), f"the path of {wanted}"))
+        raise ValueError(checks.message(name, argument, "is no path", repr(path), f"the path of {wanted}"))
     whole = Path(path).absolute()
     try:
         whole.exists()
     except OSError as error:  # a name that is too long
-        raise ValueError(_checks.message(name, argument, "cannot be used", error.strerror, wanted)) from error
+        raise ValueError(checks.message(name, argument, "cannot be used", error.strerror, wanted)) from error
     if whole.exists() and whole.is_dir() != (argument == "checkpoint"):
         kind = "a directory" if whole.is_dir() else "a file"
-        raise ValueError(_checks.message(name, argument, f"is {kind}", path, f"the path of {wanted}"))
+        raise ValueError(checks.message(name, argument, f"is {kind}", path, f"the path of {wanted}"))
     above = next(folder for folder in (whole, *whole.parents) if folder.exists())
     if above != whole and not above.is_dir():
-        raise ValueError(_checks.message(name, argument, f"leads through {above}, which is a file", path, wanted))
+        raise ValueError(checks.message(name, argument, f"leads through {above}, which is a file", path, wanted))
     if not os.access(above, os.W_OK):
-        raise PermissionError(_checks.message(name, argument, f"cannot be written: no right to {above}", path, wanted))
+        raise PermissionError(checks.message(name, argument, f"cannot be written: no right to {above}", path, wanted))
 
 
 def _success(name: str, value: Any, task: Task) -> float:
@@ -111,7 +111,7 @@ def _success(name: str, value: Any, task: Task) -> float:
         return task.success if value is None else -1.0
     if isinstance(value, (bool, str)) or not isinstance(value, (int, float, np.number)) or not 0 <= value <= 1:
         want = "None (the task's own), False (never), or a fraction of sequences wrong within [0, 1]"
-        raise ValueError(_checks.message(name, "success", "is unknown", repr(value), want))
+        raise ValueError(checks.message(name, "success", "is unknown", repr(value), want))
     return float(value)
 
 
@@ -119,7 +119,7 @@ def _jump(name: str, value: Any) -> float:
     if value is None:
         return math.inf
     if isinstance(value, (bool, str)) or not isinstance(value, (int, float, np.number)):
-        raise TypeError(_checks.message(name, "jump", "must be a number", repr(value), "jump > 1, or None"))
+        raise TypeError(checks.message(name, "jump", "must be a number", repr(value), "jump > 1, or None"))
     if not value > 1:
-        raise ValueError(_checks.message(name, "jump", "is out of range", value, "jump > 1, or None"))
+        raise ValueError(checks.message(name, "jump", "is out of range", value, "jump > 1, or None"))
     return float(value)

@@ -13,10 +13,10 @@ from flax import nnx
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from jacspec.chain import JacobianChain, rescale
-from jacspec.gradients import Adjoints, adjoints
+from jacspec._ground.arithmetic import norms, rescale
+from jacspec.chain import JacobianChain
 from jacspec.models import Convolutional, Deep, Recurrent
-from jacspec.operators import norms
+from jacspec.questions.gradients import Adjoints, adjoints
 from jacspec.tasks import Batch, Task
 from jacspec.training import reading
 

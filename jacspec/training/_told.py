@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from jacspec import _checks
+from jacspec._ground import checks
 
 
 @contextlib.contextmanager
@@ -26,7 +26,7 @@ def told(name: str, argument: str, form: str) -> Iterator[None]:
             raise
         got = ": ".join([type(error).__name__, *text.splitlines()[:1]])
         kind = TypeError if isinstance(error, (TypeError, AttributeError)) else ValueError
-        raise kind(_checks.message(name, argument, "fails when it is called", got[:300], form)) from error
+        raise kind(checks.message(name, argument, "fails when it is called", got[:300], form)) from error
 
 
 def tried(name: str, argument: str, form: str, f: Callable, *arguments: Any) -> Any:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from jacspec import _checks
-from jacspec._links import free_bytes
+from jacspec._ground import checks
+from jacspec._ground.memory import free_bytes
 from jacspec.tasks import Batch, Task
 from jacspec.training import reading
 from jacspec.training._loop import HELD_OUT, Program, State, stream
@@ -34,18 +34,18 @@ def data(name: str, task: Task, counts: dict[str, int]) -> None:
     for draw in (task.sample, task.evaluation):
         found = tried(name, "task", form, lambda draw=draw: draw(jax.random.key(0), 2))
         if not isinstance(found, Batch):
-            raise TypeError(_checks.message(name, "task", "draws no Batch", type(found).__name__, form))
+            raise TypeError(checks.message(name, "task", "draws no Batch", type(found).__name__, form))
         for field, shape, kind, a in zip(Batch._fields, want, kinds, found, strict=True):
             if getattr(a, "shape", None) != shape or not any(jnp.issubdtype(a.dtype, k) for k in kind):
                 got = f"{getattr(a, 'dtype', type(a).__name__)}{getattr(a, 'shape', '')}"
                 what = f"{' or '.join(k.__name__ for k in kind)} numbers of shape {shape}"
-                raise ValueError(_checks.message(name, "task", f"draws {field} of another form", got, what))
+                raise ValueError(checks.message(name, "task", f"draws {field} of another form", got, what))
         one = sum(a.size * a.dtype.itemsize for a in found) / 2
         for argument, count in counts.items():
             if count * one > (free := free_bytes()):
                 got = f"{count} sequences, {count * one / 2**30:.3g} GiB"
                 want = f"less than the free {free / 2**30:.3g} GiB"
-                raise ValueError(_checks.message(name, argument, "does not fit into memory", got, want))
+                raise ValueError(checks.message(name, argument, "does not fit into memory", got, want))
 
 
 def model(name: str, model: Any, task: Task, batch: int) -> None:
@@ -56,7 +56,7 @@ def model(name: str, model: Any, task: Task, batch: int) -> None:
         ValueError: for features, outputs or steps that do not fit.
     """
     hint = f"Take one of jacspec.models, or a flax.nnx.Module with {MODEL}."
-    _checks.instance(name, "model", model, nnx.Module, hint)
+    checks.instance(name, "model", model, nnx.Module, hint)
     T, n = task.length, task.outputs
     dtype = jax.eval_shape(lambda: task.sample(jax.random.key(0), 1).inputs).dtype
     x = jax.ShapeDtypeStruct((batch, T, task.features), dtype)
@@ -66,23 +66,23 @@ def model(name: str, model: Any, task: Task, batch: int) -> None:
             flat = f"A deep network takes the {T} x {task.features} numbers of a sequence at once."
             got, want = f"features={model.features}", f"features={entered[-1]} of {task.name}"
             hint = flat if len(entered) == 1 else ""
-            raise ValueError(_checks.message(name, "model", "does not fit the task", got, want, hint))
+            raise ValueError(checks.message(name, "model", "does not fit the task", got, want, hint))
     graph, state = nnx.split(model)
     if not jax.tree.leaves(nnx.state(model, nnx.Param)):
         want = "a flax.nnx.Module whose weights are nnx.Param"
-        raise ValueError(_checks.message(name, "model", "has no parameters", type(model).__name__, want))
+        raise ValueError(checks.message(name, "model", "has no parameters", type(model).__name__, want))
     y = tried(name, "model", MODEL, lambda s, x: reading.answers(nnx.merge(graph, s, copy=True), x), state, x)
     if not hasattr(y, "shape") or not jnp.issubdtype(y.dtype, jnp.floating):
         got = f"dtype {y.dtype}" if hasattr(y, "dtype") else type(y).__name__
-        raise TypeError(_checks.message(name, "model", "returns no floating array", got, MODEL))
+        raise TypeError(checks.message(name, "model", "returns no floating array", got, MODEL))
     if y.shape not in ((batch, T, n), (batch, 1, n), (batch, n)):
         want = f"(batch, {T}, {n}) or (batch, {n}) of {task.name}"
         hint = f"Make the model with outputs={n}."
-        raise ValueError(_checks.message(name, "model", "does not fit the task", f"outputs {y.shape}", want, hint))
+        raise ValueError(checks.message(name, "model", "does not fit the task", f"outputs {y.shape}", want, hint))
     if y.shape[1:] != (T, n) and bool(jnp.any(task.evaluation(jax.random.key(0), 1).weights[:, :-1] > 0)):
         hint = "Use a recurrent model with readout='every'."
         got, want = "one answer", f"an answer at every step that {task.name} asks for"
-        raise ValueError(_checks.message(name, "model", "answers only at the end", got, want, hint))
+        raise ValueError(checks.message(name, "model", "answers only at the end", got, want, hint))
 
 
 def values(name: str, program: Program, key: Any, task: Task, dtype: Any) -> None:
@@ -94,19 +94,17 @@ def values(name: str, program: Program, key: Any, task: Task, dtype: Any) -> Non
     """
     held = task.evaluation(stream(key, HELD_OUT), program.held_out)
     for batch in (program.drawn(jnp.zeros((), jnp.int32), key, task), held):
-        if dtype is not None and (beyond := _checks.overflow(batch.inputs, dtype)) is not None:
+        if dtype is not None and (beyond := checks.overflow(batch.inputs, dtype)) is not None:
             hint = "Scale the inputs, or make the model with a wider dtype."
             text = f"has inputs beyond {dtype}, the dtype of the model"
-            raise ValueError(_checks.message(name, "task", text, beyond, f"at most {jnp.finfo(dtype).max:.4g}", hint))
+            raise ValueError(checks.message(name, "task", text, beyond, f"at most {jnp.finfo(dtype).max:.4g}", hint))
         classes = batch.targets[batch.weights > 0]
         if not len(classes):
-            raise ValueError(
-                _checks.message(name, "task", "asks for nothing", "weights that are all 0", "some above 0")
-            )
+            raise ValueError(checks.message(name, "task", "asks for nothing", "weights that are all 0", "some above 0"))
         if task.kind == "cross_entropy" and bool((bad := (classes < 0) | (classes >= task.outputs)).any()):
             want = f"0..{task.outputs - 1}, as it has {task.outputs} outputs"
             raise ValueError(
-                _checks.message(name, "task", "asks for a class that there is not", int(classes[bad][0]), want)
+                checks.message(name, "task", "asks for a class that there is not", int(classes[bad][0]), want)
             )
 
 
@@ -130,13 +128,13 @@ def program(name: str, program: Program, first: tuple[Any, Any, Any], task: Task
         form = "regularizer(model, batch) -> real scalar"
         out = tried(name, "regularizer", form, merged(program.regularizer), parameters, rest, batch)
         if not _real(out) or out.shape != ():
-            raise TypeError(_checks.message(name, "regularizer", "returns no number", _form(out), form))
+            raise TypeError(checks.message(name, "regularizer", "returns no number", _form(out), form))
     _probes(name, [merged(probe) for probe in program.probes], parameters, rest, batch)
     ask = lambda p, r, b: program.loss(p, r, task, b)
     loss, after = tried(name, "model", MODEL, ask, parameters, rest, batch)
     if (old := _form(rest)) != (new := _form(after)):
         hint = "Make every variable in __init__, in the form that it keeps."
-        raise ValueError(_checks.message(name, "model", "changes the form of its variables", new, old, hint))
+        raise ValueError(checks.message(name, "model", "changes the form of its variables", new, old, hint))
 
     def update(p: Any, r: Any, b: Batch, loss: Any) -> Any:
         optimizer, zero = optax.with_extra_args_support(program.transformation), jnp.zeros((), jnp.int32)
@@ -151,7 +149,7 @@ def program(name: str, program: Program, first: tuple[Any, Any, Any], task: Task
         ("a state that changes its form", before, after),
     ):
         if jax.tree.structure(old) != jax.tree.structure(new) or (what.startswith("a") and _form(old) != _form(new)):
-            raise ValueError(_checks.message(name, "optimizer", f"makes {what}", _form(new)[:300], _form(old)[:300]))
+            raise ValueError(checks.message(name, "optimizer", f"makes {what}", _form(new)[:300], _form(old)[:300]))
 
 
 def _probes(name: str, probes: list[Callable], *arguments: Any) -> None:
@@ -160,14 +158,14 @@ def _probes(name: str, probes: list[Callable], *arguments: Any) -> None:
         argument = f"probes[{i}]"
         out = tried(name, argument, form, probe, *arguments)
         if not isinstance(out, dict):
-            raise TypeError(_checks.message(name, argument, "returns no dict", _form(out), "dict of arrays by name"))
+            raise TypeError(checks.message(name, argument, "returns no dict", _form(out), "dict of arrays by name"))
         for key, value in out.items():
             if not isinstance(key, str) or not _real(value):
                 hint = "Take complex numbers apart; give parts of a result names of their own."
                 got = f"{key!r}: {_form(value)}"
-                raise TypeError(_checks.message(name, argument, "returns what is no real array", got, form, hint))
+                raise TypeError(checks.message(name, argument, "returns what is no real array", got, form, hint))
         if both := taken & set(out):
-            text = _checks.message(name, argument, "returns a name that is taken", sorted(both), "other names")
+            text = checks.message(name, argument, "returns a name that is taken", sorted(both), "other names")
             raise ValueError(text)
         taken |= set(out)
 

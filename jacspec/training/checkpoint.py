@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jacspec import _checks, _files, results
+from jacspec import results
+from jacspec._ground import checks, files
 from jacspec.tasks import Task
 from jacspec.training import reading
 from jacspec.training._loop import Program, State
@@ -99,15 +100,15 @@ class Checkpoint:
             if differ := sorted(k for k in {*old, *marks} if old.get(k) != marks.get(k)):
                 hint = "Use another directory, or the same arguments."
                 got = f"{', '.join(differ)} differ in {self.folder}"
-                raise ValueError(_checks.message(name, "checkpoint", "is of other arguments", got, hint=hint))
+                raise ValueError(checks.message(name, "checkpoint", "is of other arguments", got, hint=hint))
         elif (self.folder / "states").is_dir():
             with self._whole():
                 raise FileNotFoundError(manifest)
         elif self.folder.is_dir() and any(self.folder.iterdir()):
             got = str(self.folder)
-            raise ValueError(_checks.message(name, "checkpoint", "holds other files", got, "an empty directory"))
+            raise ValueError(checks.message(name, "checkpoint", "holds other files", got, "an empty directory"))
         else:
-            _files.write((manifest, json.dumps(marks, indent=2).encode()))
+            files.write((manifest, json.dumps(marks, indent=2).encode()))
         import orbax.checkpoint as ocp  # takes a second
 
         self._save, self._restore = ocp.args.StandardSave, ocp.args.StandardRestore
@@ -163,7 +164,7 @@ class Checkpoint:
             yield
         except Exception as error:
             got, hint = str(self.folder), "Remove the directory and start again."
-            raise ValueError(_checks.message(self.name, "checkpoint", "is damaged", got, hint=hint)) from error
+            raise ValueError(checks.message(self.name, "checkpoint", "is damaged", got, hint=hint)) from error
 
     def _mark(self, done: int, tree: Any) -> np.ndarray:
         """What tells a state and its records from those of another moment or another training, as bytes."""

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from jacspec import _checks
+from jacspec._ground import checks
 from jacspec.tasks import Task
 from jacspec.training import _options, _trial
 from jacspec.training._driver import Training
@@ -165,13 +165,13 @@ def fit_seeds(
         ValueError: as `fit`, and for models that differ in shape.
     """
     name = "training.fit_seeds"
-    _checks.function(name, "make", make, "make(rngs) -> model")
+    checks.function(name, "make", make, "make(rngs) -> model")
     if isinstance(seeds, str) or not isinstance(seeds, Iterable):
         hint = "Use range(5) for five seeds."
-        raise TypeError(_checks.message(name, "seeds", "must be numbers", repr(seeds), "a sequence of integers", hint))
-    seeds = [_checks.integer(name, "seeds", seed, 0, 2**32 - 1) for seed in seeds]
+        raise TypeError(checks.message(name, "seeds", "must be numbers", repr(seeds), "a sequence of integers", hint))
+    seeds = [checks.integer(name, "seeds", seed, 0, 2**32 - 1) for seed in seeds]
     if not seeds or len(set(seeds)) < len(seeds):
-        raise ValueError(_checks.message(name, "seeds", "must be different numbers", seeds, "one seed or more"))
+        raise ValueError(checks.message(name, "seeds", "must be different numbers", seeds, "one seed or more"))
     with told(name, "make", "make(rngs) -> model"):
         models = [make(nnx.Rngs(seed)) for seed in seeds]
     return _fitted(name, models, task, optimizer, seeds, **options)
@@ -180,13 +180,13 @@ def fit_seeds(
 def _fitted(
     name: str, models: list[nnx.Module], task: Task, optimizer: Any, seeds: list[int], **options: Any
 ) -> list[Fit]:
-    _checks.instance(name, "task", task, Task, "Take one of jacspec.tasks.")
-    seeds = [_checks.integer(name, "seed", seed, 0, 2**32 - 1, "A seed lies in 0..2**32-1.") for seed in seeds]
+    checks.instance(name, "task", task, Task, "Take one of jacspec.tasks.")
+    seeds = [checks.integer(name, "seed", seed, 0, 2**32 - 1, "A seed lies in 0..2**32-1.") for seed in seeds]
     checked = _options.checked(name, options, task, optimizer)
     _trial.data(name, task, {"batch": checked.batch, "held_out": checked.held_out})
     _trial.model(name, models[0], task, checked.batch)  # the others have its shapes, or are refused
     for other in models[1:]:
-        _checks.instance(name, "make", other, type(models[0]), "One kind of model for all seeds.")
+        checks.instance(name, "make", other, type(models[0]), "One kind of model for all seeds.")
     training = Training(name, models, task, optimizer, seeds, checked)
     training.run()
     return [_one(training, i) for i in range(len(seeds))]

@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jacspec import _checks
+from jacspec._ground import checks
 from jacspec.chain import JacobianChain
-from jacspec.gradients import log_gradient_norms
-from jacspec.lyapunov import lyapunov_exponents
 from jacspec.models import Convolutional, Deep, Recurrent
-from jacspec.spectrum import spectrum
+from jacspec.questions.exponents import lyapunov_exponents
+from jacspec.questions.gradients import log_gradient_norms
+from jacspec.questions.spectrum import spectrum
 from jacspec.tasks import Batch, Task
 from jacspec.training import reading
 from jacspec.training._told import tried
@@ -46,11 +46,11 @@ def _inputs(name: str, model: Any, batch: Any) -> Array:
     dtype = getattr(inputs, "dtype", None)
     if dtype is None or not any(jnp.issubdtype(dtype, kind) for kind in reading.REAL):
         got = type(inputs).__name__ if dtype is None else f"dtype {dtype}"
-        raise TypeError(_checks.message(name, "inputs", "are no array of numbers", got, form))
+        raise TypeError(checks.message(name, "inputs", "are no array of numbers", got, form))
     inputs = jnp.asarray(inputs)
     inputs = inputs[None] if inputs.ndim == 1 + reading.over_time(model) else inputs
     if inputs.ndim < 2 or not len(inputs):
-        raise ValueError(_checks.message(name, "inputs", "hold no examples", f"shape {inputs.shape}", form))
+        raise ValueError(checks.message(name, "inputs", "hold no examples", f"shape {inputs.shape}", form))
     return inputs
 
 
@@ -101,8 +101,8 @@ class SpectrumProbe:
         """Check the arguments."""
         name = "training.SpectrumProbe"
         for argument, low in (("k", 1), ("examples", 1), ("transient", 0)):
-            _checks.integer(name, argument, getattr(self, argument), low)
-        _checks.one_of(name, "quantity", self.quantity, ("auto", *QUANTITIES, "both"))
+            checks.integer(name, argument, getattr(self, argument), low)
+        checks.one_of(name, "quantity", self.quantity, ("auto", *QUANTITIES, "both"))
 
     def __call__(self, model: Any, inputs: Batch | Array) -> dict[str, Array]:
         """The means by their names, (k,) each.
@@ -137,7 +137,7 @@ class GradientProbe:
     E is the loss over the batch, of the task or given as a function. NaN where the outputs that the states of the chain
     lead to are not those of the model. Over time S = T, and T - s is the lag behind the last step; over depth h_S
     is the output and h_0 the input. -inf where a gradient is exactly zero for an example, NaN where
-    its norm is not resolved for one (see `jacspec.gradients.Adjoints`).
+    its norm is not resolved for one (see `jacspec.questions.gradients.Adjoints`).
 
     Args:
         task: whose loss it is.
@@ -170,12 +170,12 @@ class GradientProbe:
         if (self.task is None) == (self.loss is None):
             hint = "Use GradientProbe(task), or GradientProbe(loss=lambda outputs: ...)."
             got = "neither" if self.task is None else "both"
-            raise TypeError(_checks.message(name, "loss", "or a task says whose gradient it is", got, "one", hint))
+            raise TypeError(checks.message(name, "loss", "or a task says whose gradient it is", got, "one", hint))
         if self.task is not None:
-            _checks.instance(name, "task", self.task, Task, "Take one of jacspec.tasks, or loss=f(outputs).")
+            checks.instance(name, "task", self.task, Task, "Take one of jacspec.tasks, or loss=f(outputs).")
         else:
-            _checks.function(name, "loss", self.loss, "loss(outputs) -> scalar")
-        _checks.integer(name, "examples", self.examples, 1)
+            checks.function(name, "loss", self.loss, "loss(outputs) -> scalar")
+        checks.integer(name, "examples", self.examples, 1)
 
     def __call__(self, model: Any, inputs: Batch | Array, targets: Any = None) -> dict[str, Array]:
         """The mean, by its name.
@@ -207,12 +207,12 @@ class GradientProbe:
             y = reading.answers(model, examples)
         if self.task is not None and not isinstance(inputs, Batch):
             hint = "Ask with a Batch of the task, or make the probe with loss=f(outputs)."
-            raise TypeError(_checks.message(name, "inputs", "have no targets", "an array", "a Batch", hint))
+            raise TypeError(checks.message(name, "inputs", "have no targets", "an array", "a Batch", hint))
         loss: Any = self.loss if self.task is None else self.task.loss
         f = (lambda y: loss(y, targets)) if targets is not None and reading.takes(loss, y, targets) else loss
         if (out := tried(name, "loss", form, f, y)).shape != () or not jnp.issubdtype(out.dtype, jnp.floating):
             got = f"{out.dtype} of shape {out.shape}"
-            raise TypeError(_checks.message(name, "loss", "is no real number", got, form))
+            raise TypeError(checks.message(name, "loss", "is no real number", got, form))
         shown = lambda a: a if a.ndim == 3 else a[:, None]
         return shown(y), shown(jax.grad(f)(y))
 
@@ -243,14 +243,14 @@ class ActivityProbe:
     def __post_init__(self):
         """Check the numbers."""
         name = "training.ActivityProbe"
-        _checks.integer(name, "examples", self.examples, 1)
+        checks.integer(name, "examples", self.examples, 1)
         for argument in ("slope", "gate"):
             value = getattr(self, argument)
             if isinstance(value, (bool, str)) or not isinstance(value, (int, float, np.number)):
                 got = repr(value)
-                raise TypeError(_checks.message(name, argument, "must be a number", got, f"0 < {argument} < 1"))
+                raise TypeError(checks.message(name, argument, "must be a number", got, f"0 < {argument} < 1"))
             if not 0 < value < 1:
-                raise ValueError(_checks.message(name, argument, "is out of range", value, f"0 < {argument} < 1"))
+                raise ValueError(checks.message(name, argument, "is out of range", value, f"0 < {argument} < 1"))
 
     def __call__(self, model: Any, inputs: Batch | Array) -> dict[str, Array]:
         """The numbers by their names, (layers,) each.
@@ -262,7 +262,7 @@ class ActivityProbe:
         name = "training.ActivityProbe"
         if not isinstance(model, (Recurrent, Deep, Convolutional)):
             hint = "Only there are the slopes and gates of a layer known by name."
-            text = _checks.message(name, "model", "is of another kind", type(model).__name__, "a jacspec.models", hint)
+            text = checks.message(name, "model", "is of another kind", type(model).__name__, "a jacspec.models", hint)
             raise TypeError(text)
         each, few = _each(model, _inputs(name, model, inputs), self.examples)
         layers = each(lambda x: _over_time(model, x) if isinstance(model, Recurrent) else _over_depth(model, x))(few)

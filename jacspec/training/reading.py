@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jacspec import _checks
+from jacspec._ground import checks
 from jacspec.chain import JacobianChain
 from jacspec.models import Recurrent as Recurrent
 from jacspec.tasks import Batch, Task
@@ -85,13 +85,13 @@ def chain(model: Any, inputs: Array, **options: Any) -> JacobianChain:
     make, entry = getattr(model, "chain", None), getattr(model, "entry", lambda x: x)
     if not callable(make):
         hint = "Return jacspec.jacobian_chain(step, h0, inputs), or jacspec.layer_chain(layers, inputs)."
-        raise TypeError(_checks.message(name, "model", "has no Jacobian chain", type(model).__name__, form, hint))
+        raise TypeError(checks.message(name, "model", "has no Jacobian chain", type(model).__name__, form, hint))
     x = jax.vmap(entry)(inputs) if joint(model) else entry(inputs)
     with told(name, "model", f"{form}, here of shape {x.shape}"):
         found = make(x, **{k: v for k, v in (UNCHECKED | options).items() if takes(make, x, **{k: v})})
     if not isinstance(found, JacobianChain):
         got = f"{type(found).__name__} from {type(model).__name__}.chain"
-        raise TypeError(_checks.message(name, "model", "returns no Jacobian chain", got, form))
+        raise TypeError(checks.message(name, "model", "returns no Jacobian chain", got, form))
     return found
 
 
@@ -115,7 +115,7 @@ def agrees(name: str, model: Any, states: State, y: Array) -> Array:
     if found.size != y.size:
         hint = "Over time the model needs a method read(h) -> outputs, (outputs,)."
         got, want = f"{found.size} numbers at the end of the chain", f"the {y.size} outputs"
-        raise TypeError(_checks.message(name, "model", "has another chain than outputs", got, want, hint))
+        raise TypeError(checks.message(name, "model", "has another chain than outputs", got, want, hint))
     tolerance = float(jnp.finfo(y.dtype).eps) ** 0.5
     return jnp.allclose(found, y.ravel(), rtol=tolerance, atol=tolerance * jnp.max(jnp.abs(y)))
 

@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
-from jacspec._origin import Origin, origin
+from jacspec._ground.origin import Origin, origin
 from jacspec.remedies.guard import all_finite
 from jacspec.tasks import Batch, Task
 from jacspec.training import _passes

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jacspec import _checks, activations
+from jacspec import activations
+from jacspec._ground import checks
 from jacspec.activations import Activation
 from jacspec.theory import _domain
 
@@ -44,7 +45,7 @@ def elementwise(function: Callable[[Array], Array], *, kinks: tuple[float, ...] 
         >>> bool(abs(found - table) < 1e-12)
         True
     """
-    _checks.function("theory.mean_field.elementwise", "function", function, "an elementwise function")
+    checks.function("theory.mean_field.elementwise", "function", function, "an elementwise function")
 
     def slope(a):
         return jax.jvp(function, (a,), (jnp.ones_like(a),))[1]
@@ -66,7 +67,7 @@ def scalar(function: str, argument: str, value: Any, *, positive: bool = False) 
     if number.ndim:
         got, hint = f"shape {number.shape}", "Map the function over arrays with jax.vmap."
         name = f"theory.mean_field.{function}"
-        raise ValueError(_checks.message(name, argument, "is not a scalar", got, "a scalar", hint))
+        raise ValueError(checks.message(name, argument, "is not a scalar", got, "a scalar", hint))
     return number
 
 

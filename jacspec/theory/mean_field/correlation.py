@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jacspec import _checks
+from jacspec._ground import checks
 from jacspec.activations import LEAKY_SLOPE, Activation
 from jacspec.theory._quadrature import CROWDING, GAUSS, KRONROD, REACH, disagreement, gaussian_mean, panel_nodes
 from jacspec.theory.mean_field._common import compiled
@@ -82,9 +82,9 @@ overlap = compiled(_overlap, 2)
 def checked_method(function: str, f: Activation, method: str) -> str:
     """The route, ValueError for a name that is none or a closed form that does not exist."""
     name = f"theory.mean_field.{function}"
-    _checks.one_of(name, "method", method, METHODS)
+    checks.one_of(name, "method", method, METHODS)
     if method == "closed" and f.name not in SLOPES:
-        text = _checks.message(name, "method", f"has no closed form for {f.name!r}", expected=" or ".join(SLOPES))
+        text = checks.message(name, "method", f"has no closed form for {f.name!r}", expected=" or ".join(SLOPES))
         raise ValueError(text)
     if method != "auto":
         return method

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jacspec import _checks
+from jacspec._ground import checks
 from jacspec.activations import Activation
 from jacspec.theory._quadrature import nodes
 from jacspec.theory.mean_field._common import compiled, resolve, scalar
@@ -96,7 +96,7 @@ def partial_jacobians(
         0.0
     """
     f, name = resolve("partial_jacobians", activation), "partial_jacobians"
-    depth = _checks.integer(f"theory.mean_field.{name}", "depth", depth, 1)
+    depth = checks.integer(f"theory.mean_field.{name}", "depth", depth, 1)
     sw2 = scalar(name, "weight_variance", weight_variance, positive=True)
     sb2 = scalar(name, "bias_variance", bias_variance)
 
@@ -196,8 +196,8 @@ def residual_growth(
     """
     f, name = resolve("residual_growth", activation), "residual_growth"
     full = f"theory.mean_field.{name}"
-    depth = _checks.integer(full, "depth", depth, 1)
-    _checks.one_of(full, "form", form, ("activation_last", "weights_last", "normalized"))
+    depth = checks.integer(full, "depth", depth, 1)
+    checks.one_of(full, "form", form, ("activation_last", "weights_last", "normalized"))
     sw2 = scalar(name, "weight_variance", weight_variance, positive=True)
     sb2 = scalar(name, "bias_variance", bias_variance)
     s = scalar(name, "branch_scale", branch_scale)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jacspec import _checks
+from jacspec._ground import checks
 from jacspec.activations import Activation
 from jacspec.theory._quadrature import REACH, gaussian_mean
 
@@ -96,7 +96,7 @@ def expansion(f: Activation, dtype: Any) -> Expansion:
     with jax.ensure_compile_time_eval():
         slope = f.slope(jnp.asarray([near, -near], wide))
         value = f.function(jnp.asarray([[0, *probes], [0, *-probes]], wide))
-    if _checks.is_concrete(slope) and _checks.is_concrete(value):
+    if checks.is_concrete(slope) and checks.is_concrete(value):
         found = _expansion(
             np.asarray(slope, float), np.asarray(value, float), probes, room, kinked, float(jnp.finfo(wide).eps)
         )

@@ -10,8 +10,8 @@ not homogeneous: N is multiplied by c = sqrt((1 + e) / (1 + e / lambda^2)), e = 
 import jax.numpy as jnp
 from jax import Array
 
-from jacspec import _checks
-from jacspec._pytree import pytree
+from jacspec._ground import checks
+from jacspec._ground.pytree import pytree
 from jacspec.theory import _domain
 
 NORMALIZATIONS = ("batch", "layer", "rms", "weight", "cosine", "centered_cosine", "plain")
@@ -76,8 +76,8 @@ def unchanged(normalization: str, transformation: str) -> bool:
         (True, False)
     """
     name = "theory.normalization.unchanged"
-    _checks.one_of(name, "normalization", normalization, NORMALIZATIONS)
-    _checks.one_of(name, "transformation", transformation, UNCHANGED)
+    checks.one_of(name, "normalization", normalization, NORMALIZATIONS)
+    checks.one_of(name, "transformation", transformation, UNCHANGED)
     return normalization in UNCHANGED[transformation]
 
 
@@ -132,7 +132,7 @@ def data_scaling(normalization: str, factor: Array | float, *, epsilon: Array | 
 def _scaling(function, transformation, normalization, factor, epsilon):
     """The change under W -> lambda W; under X -> lambda X the two Jacobians change places, N being symmetric in them."""
     name = f"theory.normalization.{function}"
-    _checks.one_of(name, "normalization", normalization, NORMALIZATIONS)
+    checks.one_of(name, "normalization", normalization, NORMALIZATIONS)
     factor = _domain.positive(name, "factor", factor)
     epsilon = _domain.nonnegative(name, "epsilon", epsilon)
     factor, epsilon = jnp.broadcast_arrays(factor, epsilon)

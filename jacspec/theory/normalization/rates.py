@@ -11,8 +11,9 @@ LayerNorm and RMSNorm: rate = E phi'(z)^2 / E phi(z)^2 with z ~ N(0, 1). Neither
 import jax.numpy as jnp
 from jax import Array
 
-from jacspec import _checks, activations
-from jacspec._pytree import pytree
+from jacspec import activations
+from jacspec._ground import checks
+from jacspec._ground.pytree import pytree
 from jacspec.activations import Activation
 from jacspec.theory import _domain
 from jacspec.theory._quadrature import gaussian_mean
@@ -260,7 +261,7 @@ def layer_norm_log_singular_values(width: int, variance: Array | float, epsilon:
         [-0.6931, -0.6931, -inf, -inf]
     """
     name = "theory.normalization.layer_norm_log_singular_values"
-    width = _checks.integer(name, "width", width, 2)
+    width = checks.integer(name, "width", width, 2)
     eps = _domain.nonnegative(name, "epsilon", epsilon)
     total = eps + _domain.nonnegative(name, "variance", variance)
     total = _domain.positive(name, "variance + epsilon", total)
@@ -280,7 +281,7 @@ def _two_examples(function, activation, batch):
     B = _domain.within(name, "batch", batch, lambda B: (B >= 4) & jnp.isfinite(B), "batch >= 4")
     if B.ndim:
         hint = "Map over batch sizes with jax.vmap."
-        raise ValueError(_checks.message(name, "batch", "is not a scalar", f"shape {B.shape}", "a number", hint))
+        raise ValueError(checks.message(name, "batch", "is not a scalar", f"shape {B.shape}", "a number", hint))
     return phi, B, *two_units(B, phi.kinks)
 
 

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jacspec._pytree import pytree
+from jacspec._ground.pytree import pytree
 
 HALVINGS, NEWTON = 10, 5
 """Bisections of ln theta (to a few percent), and the steps of Newton that follow (to all digits)."""

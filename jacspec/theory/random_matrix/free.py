@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jacspec import _checks
-from jacspec._pytree import pytree, static
+from jacspec._ground import checks
+from jacspec._ground.pytree import pytree, static
 from jacspec.theory import _domain
 from jacspec.theory.random_matrix._law import Point, SpectralLaw, solve
 from jacspec.theory.random_matrix.slopes import SquaredSlopes
@@ -138,9 +138,9 @@ def jacobian_law(
         (1.0, 1.0, True)
     """
     name = "theory.random_matrix.jacobian_law"
-    _checks.instance(name, "slopes", slopes, SquaredSlopes, "Ask squared_slopes(activation, q).")
-    _checks.one_of(name, "ensemble", ensemble, ENSEMBLES)
-    points = _checks.integer(name, "points", points, 8)
+    checks.instance(name, "slopes", slopes, SquaredSlopes, "Ask squared_slopes(activation, q).")
+    checks.one_of(name, "ensemble", ensemble, ENSEMBLES)
+    points = checks.integer(name, "points", points, 8)
     depth = _domain.within(name, "depth", depth, lambda v: (v >= 1) & jnp.isfinite(v), "depth >= 1")
     variance = 1 / slopes.moment(1) if weight_variance is None else weight_variance
     variance = _domain.positive(name, "weight_variance", variance)
@@ -184,8 +184,8 @@ def jacobian_moments(
         (1.0, 9.0)
     """
     name = "theory.random_matrix.jacobian_moments"
-    _checks.instance(name, "slopes", slopes, SquaredSlopes, "Ask squared_slopes(activation, q).")
-    _checks.one_of(name, "ensemble", ensemble, ENSEMBLES)
+    checks.instance(name, "slopes", slopes, SquaredSlopes, "Ask squared_slopes(activation, q).")
+    checks.one_of(name, "ensemble", ensemble, ENSEMBLES)
     depth = _domain.within(name, "depth", depth, lambda v: (v >= 1) & jnp.isfinite(v), "depth >= 1")
     mu1 = slopes.moment(1)
     # 1 at criticality, where a rounding of s2 mu1 is not to be raised to the power L

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import digamma, gammaln, polygamma
 
-from jacspec import _checks
+from jacspec._ground import checks
 from jacspec.theory.random_matrix._closed import ROOM, at_least, increasing_root, positive, share
 
 FIELDS = {"real": 0.5, "complex": 1.0}
@@ -49,8 +49,8 @@ def newman_exponents(width: int, *, weight_variance: Any = 1.0, field: str = "re
         >>> [round(float(v), 6) for v in exponents[jnp.array([0, 7])]]
         [-0.065088, -1.674902]
     """
-    n = _checks.integer(ROOM + "newman_exponents", "width", width, 1)
-    _checks.one_of(ROOM + "newman_exponents", "field", field, FIELDS)
+    n = checks.integer(ROOM + "newman_exponents", "width", width, 1)
+    checks.one_of(ROOM + "newman_exponents", "field", field, FIELDS)
     s2 = positive("newman_exponents", "weight_variance", weight_variance)
     half = FIELDS[field]
     k = half * jnp.arange(n, 0, -1, dtype=s2.dtype)  # R_ii^2 is a Gamma(k) variable times s2 / (half n)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import logsumexp
 
-from jacspec import _checks
+from jacspec._ground import checks
 from jacspec.theory.random_matrix._closed import ROOM, increasing_root, positive, share
 from jacspec.theory.random_matrix.free import ENSEMBLES
 from jacspec.theory.random_matrix.slopes import SquaredSlopes
@@ -41,7 +41,7 @@ def log_s_transform(slopes: SquaredSlopes, u: Any) -> Array:
         >>> round(float(jnp.exp(log_s_transform(bernoulli_slopes(0.5), 0.25))), 6)  # (1 - u) / (p - u)
         3.0
     """
-    _checks.instance(ROOM + "log_s_transform", "slopes", slopes, SquaredSlopes, "Ask squared_slopes(activation, q).")
+    checks.instance(ROOM + "log_s_transform", "slopes", slopes, SquaredSlopes, "Ask squared_slopes(activation, q).")
     return _log_s(slopes, share("log_s_transform", u))
 
 
@@ -103,8 +103,8 @@ def lyapunov_spectrum(u: Any, slopes: SquaredSlopes, *, gain: Any = 1.0, ensembl
         [0.306, -1.4316]
     """
     name = "lyapunov_spectrum"
-    _checks.instance(ROOM + name, "slopes", slopes, SquaredSlopes, "Ask squared_slopes(activation, q).")
-    _checks.one_of(ROOM + name, "ensemble", ensemble, ENSEMBLES)
+    checks.instance(ROOM + name, "slopes", slopes, SquaredSlopes, "Ask squared_slopes(activation, q).")
+    checks.one_of(ROOM + name, "ensemble", ensemble, ENSEMBLES)
     u, gain = share(name, u), positive(name, "gain", gain)
     radius = jnp.log1p(-u) if ensemble == "gaussian" else 0.0
     return jnp.log(gain) + (radius - log_s_transform(slopes, u)) / 2

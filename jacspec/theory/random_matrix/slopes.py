@@ -13,7 +13,7 @@ from jax import Array
 from jax.scipy.special import ndtr
 
 from jacspec import activations
-from jacspec._pytree import pytree
+from jacspec._ground.pytree import pytree
 from jacspec.theory import _domain, _quadrature
 
 PANELS, REACH, EVEN = 80, 8.5, 3.0

@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jacspec import _checks
-from jacspec._pytree import pytree, static
+from jacspec._ground import checks
+from jacspec._ground.pytree import pytree, static
 from jacspec.theory import _domain
 from jacspec.theory.random_matrix._law import Point, SpectralLaw, solve
 
@@ -152,5 +152,5 @@ def residual_law(strength: Any, *, points: int = 400) -> SpectralLaw:
 
 def _checked(function: str, argument: str, value: Any, kind: str, points: int) -> SpectralLaw:
     name = f"theory.random_matrix.{function}"
-    points = _checks.integer(name, "points", points, 8)
+    points = checks.integer(name, "points", points, 8)
     return _law(_domain.positive(name, argument, value), kind, points)

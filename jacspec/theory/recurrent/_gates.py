@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jacspec import _checks, activations
-from jacspec._pytree import pytree
+from jacspec import activations
+from jacspec._ground import checks
+from jacspec._ground.pytree import pytree
 from jacspec.theory import _domain
 
 REACH = 9.0
@@ -134,7 +135,7 @@ def per_gate(function: str, argument: str, value: Any, gates: tuple[str, ...], *
     value = (_domain.positive if positive else _domain.nonnegative)(function, argument, value)
     if value.shape not in ((), (len(gates),)):
         expected = f"one number or one for each of {', '.join(gates)}"
-        raise ValueError(_checks.message(function, argument, "has the wrong shape", f"shape {value.shape}", expected))
+        raise ValueError(checks.message(function, argument, "has the wrong shape", f"shape {value.shape}", expected))
     return jnp.broadcast_to(value, (len(gates),))
 
 

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jacspec import _checks
+from jacspec._ground import checks
 from jacspec.theory import _domain
 from jacspec.theory.recurrent import _gates, _roots
 from jacspec.theory.recurrent._gates import COARSE, FINE, ROUGH, TOLERANCE, CriticalPoint, GatedMeanField
@@ -124,13 +124,13 @@ def gru_critical(
 
 
 def _parameters(name, reset_bias, update_bias, input_variance, bias_variance, hidden_bias_variance, form):
-    _checks.one_of(name, "form", form, FORMS)
+    checks.one_of(name, "form", form, FORMS)
     biases = _gates.finite(name, "reset_bias", reset_bias), _gates.finite(name, "update_bias", update_bias)
     noise = _gates.per_gate(name, "input_variance", input_variance, GATES)
     noise = noise + _gates.per_gate(name, "bias_variance", bias_variance, GATES)
     hidden = _domain.nonnegative(name, "hidden_bias_variance", hidden_bias_variance)
-    if form == "reset_before" and (not _checks.is_concrete(hidden) or bool((hidden > 0).any())):
-        text = _checks.message(
+    if form == "reset_before" and (not checks.is_concrete(hidden) or bool((hidden > 0).any())):
+        text = checks.message(
             name, "hidden_bias_variance", "is of the form 'reset_after'", expected="0 with 'reset_before'",
             hint="Add it to the candidate's bias_variance, which is the same there.",
         )  # fmt: skip

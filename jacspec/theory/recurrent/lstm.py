@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jacspec import _lapack
+from jacspec._ground import lapack
 from jacspec.theory.recurrent import _gates, _roots
 from jacspec.theory.recurrent._gates import COARSE, FINE, ROUGH, CriticalPoint, GatedMeanField
 from jacspec.theory.recurrent.gru import OCTAVES, critical_point
@@ -180,7 +180,7 @@ def _step(q: Array, theta: Any, points: int, *, with_chi: bool = True) -> tuple[
     identity = jnp.eye(k.size, dtype=k.dtype)
     # p(k) = <cos k w> <p(f k)>, solved for 1 - p, which keeps its digits where the cell is small. The row at k = 0 is trivial
     missing = over(2 * jnp.sin(phase / 2) ** 2, 1.0).at[-1].set(0)
-    gone = _lapack.solve((identity - even[:, None] * at_f).at[-1].set(identity[-1]), missing)
+    gone = lapack.solve((identity - even[:, None] * at_f).at[-1].set(identity[-1]), missing)
     p = 1 - gone
     # sech^2 c = int_0^inf k / sinh(pi k / 2) cos(k c) dk,   6 sech^4 = 4 sech^2 - (sech^2)''
     sech2 = grid.integral * jnp.where(k > 0, k, 2 / np.pi) / jnp.where(k > 0, jnp.sinh(jnp.pi * k / 2), 1)
@@ -192,8 +192,8 @@ def _step(q: Array, theta: Any, points: int, *, with_chi: bool = True) -> tuple[
     # t(k) = <c sin k c> / k and c2(k) = <c^2 cos k c>, by differentiating the equation of p
     kept = even[:, None] * at_f_kept
     odd, second = over(jnp.sinc(phase / jnp.pi), w**2), over(cosine, w**2)
-    t = _lapack.solve(identity - kept, odd * (at_f @ p))
-    c2 = _lapack.solve(identity - kept, second * (at_f @ p) - 2 * k**2 * odd * (at_f_kept @ t))
+    t = lapack.solve(identity - kept, odd * (at_f @ p))
+    c2 = lapack.solve(identity - kept, second * (at_f @ p) - 2 * k**2 * odd * (at_f_kept @ t))
     # what dh^2 = 1 adds to the measure of dc^2
     through_w = weights[0] * (i.slope**2)[:, None] * g.value[positive] ** 2
     through_w = through_w + weights[2] * (i.value**2)[:, None] * g.slope[positive] ** 2
@@ -205,7 +205,7 @@ def _step(q: Array, theta: Any, points: int, *, with_chi: bool = True) -> tuple[
     def secular(chi, parts):
         """1 = direct / chi + sech4 (chi - kept)^-1 source, decreasing in chi above <f^2>."""
         direct, sech4, kept, source = parts
-        return direct / chi + sech4 @ _lapack.solve(chi * identity - kept, source) - 1
+        return direct / chi + sech4 @ lapack.solve(chi * identity - kept, source) - 1
 
     parts = (direct, sech4, kept, source)
     fixed = lax.stop_gradient(parts)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jacspec import activations
-from jacspec._pytree import pytree
+from jacspec._ground.pytree import pytree
 from jacspec.activations import Activation
 from jacspec.theory import _domain, _quadrature
 from jacspec.theory._quadrature import gaussian_mean

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.nn import sigmoid as s
 
-from jacspec import _checks
+from jacspec._ground import checks
 from jacspec.activations import TABLE
 from jacspec.theory import _domain
 from jacspec.theory.scalar._roots import bisection
@@ -142,7 +142,7 @@ def wall(
     if steps is None:
         lower, upper = _fixed_points(w, bias - offset)[0], _fixed_points(w, bias + offset)[2]
     else:
-        steps = _checks.integer(name, "steps", steps, 0)
+        steps = checks.integer(name, "steps", steps, 0)
         either = bias + jnp.stack([-offset, offset])
         lower, upper = _after(steps, w, either, jnp.stack([x, x]))
     return Wall(bias, jnp.log(w * ds(x)), error(lower), error(upper))

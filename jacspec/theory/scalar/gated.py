@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.nn import sigmoid as s
 
-from jacspec import _checks
+from jacspec._ground import checks
 from jacspec.activations import TABLE
 from jacspec.theory import _domain
 from jacspec.theory.scalar.tanh import TANH_PEAK
@@ -279,5 +279,5 @@ def _numbers(function, state, weights, inputs, count, argument="h"):
     finite = lambda key, value: _domain.within(name, key, value, jnp.isfinite, "a finite number")
     for key, value in (("weights", weights), ("inputs", inputs)):
         if len(value) != count:
-            raise ValueError(_checks.message(name, key, "has the wrong length", len(value), f"{count} gates"))
+            raise ValueError(checks.message(name, key, "has the wrong length", len(value), f"{count} gates"))
     return finite(argument, state), [finite("weights", w) for w in weights], [finite("inputs", x) for x in inputs]

@@ -1,0 +1,1 @@
+"""What every room stands on: checks and messages, pytrees, precision, files, LAPACK, arithmetic."""

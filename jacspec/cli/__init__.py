@@ -1,0 +1,3 @@
+"""The command line `jacspec`."""
+
+from jacspec.cli.command import main as main

@@ -1,0 +1,1 @@
+"""Questions put to a chain: singular values, Lyapunov exponents, gradients of states and of parameters."""

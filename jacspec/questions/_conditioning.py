@@ -1,0 +1,58 @@
+"""How much a log singular value moves when the step Jacobians are rounded.
+
+Reference: C. S. Kenney and A. J. Laub, SIAM J. Sci. Comput. 15 (1994) 36.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jacspec._product import recursion
+from jacspec._product.finish import attached
+from jacspec._product.logs import Logs
+from jacspec.chain import JacobianChain
+from jacspec.chain.sources import Listed
+from jacspec.questions._routes import Wobble, forward
+
+PROBES = 4
+"""Random directions of the conditioning estimate."""
+
+
+def conditioning(chain: JacobianChain, values: Array, right: Array) -> Array:
+    """Root of the sum, over all steps and rows, of (||row|| d log sigma / d row)^2, by a few random directions.
+
+    A relative change eps in the norm of every row moves log sigma_i by at most about eps times this number.
+    """
+    keys = jax.random.split(jax.random.key(0), PROBES)
+    if isinstance(chain.links, Listed):
+        moves = jnp.stack([_moved(chain, values, right, key) for key in keys])
+    else:
+        moves = _all_moved(chain, values, right, keys)
+    return jnp.pad(jnp.sqrt(jnp.mean(moves**2, axis=0)), (0, values.shape[0] - chain.rank_bound))
+
+
+def _moved(chain: JacobianChain, values: Array, right: Array, key: Array) -> Array:
+    """By how much the values move when all rows move at random, both relative."""
+
+    def wobbling(s):
+        records = forward(chain, (chain.length,), Wobble(s, key))
+        record, _ = records[0] if isinstance(records, list) else jax.tree.map(lambda leaf: leaf[0], records)
+        logs, U, _ = in_order(record, chain.rank_bound)
+        return attached(logs, U, values[: chain.rank_bound], right)
+
+    zero = jnp.zeros((), chain.dtype)
+    return jax.jvp(wobbling, (zero,), (zero + 1,))[1]
+
+
+@jax.jit
+def _all_moved(chain: JacobianChain, values: Array, right: Array, keys: Array) -> Array:
+    """One move a key, in one program."""
+    return jax.lax.map(functools.partial(_moved, chain, values, right), keys)
+
+
+def in_order(graded: recursion.Graded, rank: int) -> tuple[Logs, Array, Array]:
+    """Logs, U and rounding of the largest `rank` rows, which is all there are: the narrowest width on the way."""
+    order = jnp.argsort(-jax.lax.stop_gradient(graded.logs.hi))[:rank]
+    return graded.logs[order], graded.U[order], graded.rounding[order]
