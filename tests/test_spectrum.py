@@ -236,7 +236,7 @@ def test_the_search_for_leading_values_compiles_one_walk_and_one_reading(caplog)
         1,
         0,
     ]
-    traced = jax.jit(lambda A: js.spectrum(chain_of(A), k=1))(chain.links.operators.matrix)
+    traced = jax.jit(lambda A: js.spectrum(chain_of(A), k=1))(chain.source.operators.matrix)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(traced), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-12)
 

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 
 from jacspec._ground import checks, precision
 from jacspec._product.slopes import lost
-from jacspec.chain.sources import Listed, Shared, Stored, of_operators
+from jacspec.chain.sources import FromFactors, FromList, FromOperators, of_operators
 from jacspec.operators import Given
 
 
-def matrices(name: str, Js: Any, check: bool) -> Stored | Listed:
-    """The links of an array (T, n, n) or of a sequence of matrices."""
+def matrices(name: str, Js: Any, check: bool) -> FromOperators | FromList:
+    """The source of an array (T, n, n) or of a sequence of matrices."""
     if hasattr(Js, "ndim"):
         Js = checks.array(name, "jacobians", Js, 3, "(T, n, n)")
         if Js.shape[0] != 1 and Js.shape[1] != Js.shape[2]:
@@ -48,11 +48,11 @@ def matrices(name: str, Js: Any, check: bool) -> Stored | Listed:
         sound = jnp.stack([jnp.isfinite(J).all() for J in Js])
         return of_operators([Given(J, ~jnp.any(z)) for J, z in zip(Js, zeros, strict=True)], None, sound, widths)
     sound = jnp.isfinite(Js).all(axis=(1, 2))
-    return Stored(Given(Js, ~jnp.any(zeros, axis=(1, 2))), None, sound, Js.shape[0], Js.shape[:0:-1])
+    return FromOperators(Given(Js, ~jnp.any(zeros, axis=(1, 2))), None, sound, Js.shape[0], Js.shape[:0:-1])
 
 
-def factors(name: str, d: Any, W: Any, check: bool) -> Shared:
-    """The links of J_t = diag(d_t) W."""
+def factors(name: str, d: Any, W: Any, check: bool) -> FromFactors:
+    """The source of J_t = diag(d_t) W."""
     d, W = checks.array(name, "d", d, 2, "(T, n)"), checks.array(name, "W", W, 2, "(n, n)")
     if W.shape[0] != W.shape[1]:
         raise ValueError(checks.message(name, "W", "must be square", f"shape {W.shape}", "(n, n)"))
@@ -66,7 +66,7 @@ def factors(name: str, d: Any, W: Any, check: bool) -> Shared:
         checks.finite(name, "W", W)
         _warn_of_zeros(name, "d", d, lost(d[..., None]))
         _warn_of_zeros(name, "W", W, lost(W))
-    return Shared(d, W, jnp.isfinite(d).all(axis=1) & jnp.isfinite(W).all())
+    return FromFactors(d, W, jnp.isfinite(d).all(axis=1) & jnp.isfinite(W).all())
 
 
 def _warn_of_zeros(name: str, argument: str, given: Any, zeros: Any) -> None:

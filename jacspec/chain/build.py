@@ -10,10 +10,10 @@ from jax import Array
 
 from jacspec._ground import checks, precision
 from jacspec._ground.calls import called
-from jacspec.chain import finiteness, programs, sources, state_trees
+from jacspec.chain import autodiff, finiteness, programs, series, state_trees
 from jacspec.chain.chain import JacobianChain
 from jacspec.chain.finiteness import first_nonfinite, first_nonfinite_of
-from jacspec.chain.sources import Along, of_operators
+from jacspec.chain.sources import FromStates, of_operators
 from jacspec.typing import Driver, State, Step
 
 
@@ -86,16 +86,16 @@ def jacobian_chain(
         raise ValueError(checks.message(name, "jacobian", "is not there", got, "an analytic step", hint))
 
     given = finiteness.given_nonfinite(program, xs) if check else jnp.asarray(-1)
-    links = Along(program, None, h0, xs, None, T, state_trees.size(h0), analytic)
-    keep = not analytic and sources.keeps_matrices(name, links, store)
+    source = FromStates(program, None, h0, xs, None, T, state_trees.size(h0), analytic)
+    keep = not analytic and autodiff.keeps_matrices(name, source, store)
     if analytic:
         programs.check_jacobian(name, "step.jacobian", program, h0, x)
     run = lambda *_: programs.run_jitted(program, h0, xs, T)
     before, last = called(name, "step", run, h0, x, form=programs.STEP)
-    links = dataclasses.replace(links, before=before, last=last)
-    links = links if analytic else programs.linearized_along(name, links, h0, x, keep=keep)
+    source = dataclasses.replace(source, before=before, last=last)
+    source = source if analytic else programs.linearized_along(name, source, h0, x, keep=keep)
     early, late = first_nonfinite(before), first_nonfinite_of([last])
-    return flagged(name, links, given, jnp.where((early < 0) & (late >= 0), T, early), warn=check)
+    return flagged(name, source, given, jnp.where((early < 0) & (late >= 0), T, early), warn=check)
 
 
 def layer_chain(layers: Sequence[Callable], x: State, *, jacobian: str = "auto", check: bool = True) -> JacobianChain:
@@ -140,24 +140,25 @@ def layer_chain(layers: Sequence[Callable], x: State, *, jacobian: str = "auto",
             J, ok = programs.own_jacobian(name, f"layers[{i}]", layer, h), jnp.asarray(True)
         else:
             m = state_trees.size(new)
-            ask = lambda h, program=program, m=m: sources.linearized(program, h, m)
+            ask = lambda h, program=program, m=m: autodiff.linearized(program, h, m)
             J, ok = called(name, f"layers[{i}]", ask, h, form="layer(h) -> h")
         operators.append(J)
         sound.append(ok)
         states.append(new)
     widths = tuple(state_trees.size(h) for h in states)
-    links = of_operators(operators, states, jnp.stack(sound) if sound else jnp.ones(0, bool), widths)
-    return flagged(name, links, given, first_nonfinite_of(states), warn=check)
+    source = of_operators(operators, states, jnp.stack(sound) if sound else jnp.ones(0, bool), widths)
+    return flagged(name, source, given, first_nonfinite_of(states), warn=check)
 
 
-def flagged(name: str, links: Any, given: Array, bad: Array, *, warn: bool) -> JacobianChain:
+def flagged(name: str, source: Any, given: Array, bad: Array, *, warn: bool) -> JacobianChain:
     """The chain with the index of its first state, driver or parameter that is not finite, and a warning of it."""
-    chain = JacobianChain(links, finiteness.earliest(given, bad))
+    chain = JacobianChain(source, finiteness.earliest(given, bad))
     first = chain.first_nonfinite
     if warn and checks.is_concrete(first) and first >= 0:
         t = int(first)
         if bad == first:
-            finiteness.warn_of_state(name, links.state(t - 1), links.state(t), t)
+            before, h = (series.entry(source.states, s) for s in (t - 1, t))
+            finiteness.warn_of_state(name, before, h, t)
         else:
             finiteness.warn_of_jacobian(name, t)
     return chain

@@ -17,7 +17,7 @@ from jacspec._ground import checks
 from jacspec._ground.arithmetic import rescale
 from jacspec._ground.pytree import pytree
 from jacspec.chain import _given, finiteness, state_trees
-from jacspec.chain.sources import Along, Listed, Shared, Stored
+from jacspec.chain.source import Source
 from jacspec.typing import State
 
 
@@ -28,11 +28,11 @@ class JacobianChain:
     Build one with `jacobian_chain`, `layer_chain`, `from_matrices` or `from_factors`.
 
     Attributes:
-        links: where J_t comes from: a scan over equal steps, or a tuple of operators where widths change.
+        source: where J_t comes from: a scan over equal steps, or a list of operators where widths change.
         bad: index t of the first state h_t, driver or parameter with a NaN or Inf, -1 if none.
     """
 
-    links: Along | Stored | Shared | Listed
+    source: Source
     bad: Array
 
     @property
@@ -41,37 +41,38 @@ class JacobianChain:
 
         The Jacobians of analytic steps are looked at by the questions.
         """
-        return finiteness.earliest(self.bad, finiteness.first_unsound(self.links.sound))
+        return finiteness.earliest(self.bad, finiteness.first_unsound(self.source.sound))
 
     @property
     def states(self) -> State:
         """h_0 ... h_T with a leading axis T+1 (a list where widths change); None if only matrices were given."""
-        return state_trees.join(self.links.states)
+        return state_trees.join(self.source.states)
 
     @property
     def store(self) -> str:
         """What is kept in memory: ``"states"``, ``"matrices"``, ``"factors"`` or ``"operators"``."""
-        return self.links.kept
+        return self.source.kept
 
     @property
     def length(self) -> int:
         """T, the number of step Jacobians."""
-        return self.links.length
+        return self.source.length
 
     @property
     def shape(self) -> tuple[int, int]:
         """(m, n) of the product: the sizes of the last and of the first state."""
-        return self.links.shape
+        sizes = self.source.sizes()
+        return sizes[-1], sizes[0]
 
     @property
     def rank_bound(self) -> int:
         """The narrowest width, and so the number of singular values that are not zero by shape."""
-        return min(self.links.widths)
+        return min(self.source.sizes())
 
     @property
     def dtype(self):
         """The dtype in which questions are answered: that of the chain, float32 at least."""
-        return self.links.dtype
+        return self.source.dtype
 
     def __len__(self) -> int:
         """T."""
@@ -89,7 +90,7 @@ class JacobianChain:
             if end is not None and not hasattr(end, "__index__"):
                 raise TypeError(checks.message("JacobianChain", "index", "must be an integer", repr(end), "0..T"))
         start, stop, _ = window.indices(self.length)
-        cut = self.links.window(slice(start, max(start, stop)))
+        cut = self.source.window(slice(start, max(start, stop)))
         inside = (self.bad >= 0) & (self.bad <= stop)
         return JacobianChain(cut, jnp.where(inside, jnp.maximum(self.bad - start, 0), -1))
 
@@ -105,7 +106,20 @@ class JacobianChain:
         Returns:
             The last carry and the outs in the order of time, stacked (a list where widths change).
         """
-        return self.links.fold(f, carry, reverse=reverse, xs=xs)
+        return self.source.fold(f, carry, reverse=reverse, xs=xs)
+
+    def run(self, question: Callable, *arguments: Any, **static_arguments: Any) -> Any:
+        """``question(chain, *arguments, **static_arguments)``, as one compiled program where all steps are equal.
+
+        Args:
+            question: a function of a module, which is what the program is remembered by; not a lambda.
+            arguments: arrays and pytrees of them.
+            static_arguments: hashable values.
+
+        Returns:
+            What the question answers.
+        """
+        return self.source.run(question, self, *arguments, **static_arguments)
 
     def dense(self) -> Array | list[Array]:
         """The step Jacobians as an array (T, n, n), oldest first; a list where widths change."""
@@ -128,7 +142,7 @@ class JacobianChain:
 
     def _through(self, verb: str, v: State, n: int) -> tuple[Array, Array]:
         name = f"JacobianChain.{verb}"
-        state = self.links.like(0 if verb == "push" else self.length)
+        state = self.source.state_shape(0 if verb == "push" else self.length)
         if not hasattr(v, "ndim") and state is not None:
             want, have = jax.tree.structure(state), jax.tree.structure(v)
             if want != have:

@@ -19,7 +19,8 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jacspec._ground import checks, precision
 from jacspec._ground.calls import Trace, called, is_pytree, pure_output, refuse_memory, trace
 from jacspec._ground.pytree import pytree, static
-from jacspec.chain.sources import Along, Stored, probed
+from jacspec.chain.autodiff import probed
+from jacspec.chain.sources import FromOperators, FromStates
 from jacspec.chain.state_trees import has_parts, join, shapes, size, split, split_like
 from jacspec.typing import Driver, State, Step, StepJacobian
 
@@ -192,10 +193,12 @@ def initial_state(function: str, step: Any, x: Driver) -> State:
     return called(function, "step", known, x, form="step.initial_state(x) -> h")
 
 
-def linearized_along(function: str, links: Along, h: State, x: Driver, *, keep: bool) -> Along | Stored:
+def linearized_along(
+    function: str, source: FromStates, h: State, x: Driver, *, keep: bool
+) -> FromStates | FromOperators:
     """The chain of an autodiff step with what is known of its Jacobians; matrices that are kept need no reverse mode."""
     ask = lambda reverse: called(
-        function, "step", lambda *_: probed(links, keep=keep, reverse=reverse), h, x, form=STEP
+        function, "step", lambda *_: probed(source, keep=keep, reverse=reverse), h, x, form=STEP
     )
     try:
         return ask(True)

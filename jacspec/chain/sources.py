@@ -1,69 +1,38 @@
-"""Where the step Jacobians of a chain come from, and how to walk over them.
+"""The four sources of step Jacobians: a step along its states, stacked operators, factors, a list.
 
-Nothing of size T n^2 is kept unless it is given: `Along` recomputes J_t from (h_{t-1}, x_t) while it is asked, which
-for an analytic step costs a matrix-vector product beside the matrix products of the question.
+Nothing of size T n^2 is kept unless it is given: `FromStates` computes J_t anew from (h_{t-1}, x_t) whenever it is asked,
+which for an analytic step costs a matrix-vector product beside the matrix products of the question.
 """
 
-import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import Array, lax
+from jax import Array
 
-from jacspec._ground import checks
-from jacspec._ground.memory import free_bytes
 from jacspec._ground.precision import at_least_float32
 from jacspec._ground.pytree import pytree, static
+from jacspec.chain import series
+from jacspec.chain.series import Ragged
+from jacspec.chain.source import Scanned, Source, cut
 from jacspec.operators import Linearized, Matrix, Scaled
 from jacspec.typing import State, StepJacobian
 
-STORED_BYTES = 2**28
-"""Up to this size the matrices of an autodiff chain are kept with ``store="auto"``."""
-
-
-class _Scanned:
-    """Steps of equal shape: one compiled body serves them all."""
-
-    length: int
-    widths: tuple[int, ...]
-    sound: Array | None
-    states: Any
-    parts: Callable[[], Any]
-    operator: Callable[[Any], StepJacobian]
-
-    def fold(self, f: Callable, carry: Any, *, reverse: bool, xs: Any) -> tuple[Any, Any]:
-        def body(carry, item):
-            part, x = item
-            return f(carry, self.operator(part), x)
-
-        return lax.scan(body, carry, (self.parts(), xs), length=self.length, reverse=reverse)
-
-    def state(self, t: int) -> Any:
-        """h_t."""
-        return jax.tree.map(lambda hs: hs[t], self.states)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.widths[-1], self.widths[0]
-
-
-def _cut(tree: Any, window: slice, more: int = 0) -> Any:
-    """A window of the leading axis of every leaf, with `more` entries after its end."""
-    return jax.tree.map(lambda leaf: leaf[window.start : window.stop + more], tree)
-
 
 @pytree
-class Along(_Scanned):
-    """J_t of `step` at (h_{t-1}, x_t), analytic or by automatic differentiation.
-
-    The states lie as h_0 ... h_{T-1} and h_T apart, so that a walk over the steps copies nothing.
+class FromStates(Scanned):
+    """J_t of a step at (h_{t-1}, x_t), analytic or by automatic differentiation.
 
     Attributes:
-        sound: (T,), False where J_t is not finite; None for an analytic step, of which the questions find out.
+        step: (h, x) -> h, a pytree.
+        before: h_0 ... h_{T-1}, leading axis T; h_T lies apart, so that a walk over the steps copies nothing.
+        last: h_T.
+        drivers: x_1 ... x_T, leading axis T.
+        sound: as in `Source`.
+        length: T.
+        size: n, the numbers in a state.
+        analytic: whether the step brings its own Jacobian.
     """
 
     step: Any
@@ -78,38 +47,52 @@ class Along(_Scanned):
 
     @property
     def states(self) -> State:
-        return jax.tree.map(lambda hs, h: jnp.concatenate([hs, h[None]]), self.before, self.last)
+        """h_0 ... h_T, leading axis T+1."""
+        return series.append(self.before, self.last)
 
-    def like(self, t: int) -> Any:
-        """Something of the structure and shapes of h_t; None where no state is known."""
+    def state_shape(self, t: int) -> Any:
+        """h_T: all have its shape."""
         del t
         return self.last
 
-    def parts(self):
+    def parts(self) -> Any:
+        """The states and drivers that J_1 ... J_T are taken at."""
         return self.before, self.drivers
 
-    def window(self, window: slice) -> "Along":
-        stop = window.stop
-        last = self.last if stop == self.length else jax.tree.map(lambda hs: hs[stop], self.before)
-        before, drivers, sound = (_cut(part, window) for part in (self.before, self.drivers, self.sound))
-        return Along(self.step, before, last, drivers, sound, stop - window.start, self.size, self.analytic)
-
-    def operator(self, part) -> StepJacobian:
+    def operator(self, part: Any) -> StepJacobian:
+        """J at (h, x)."""
         h, x = part
         return self.step.jacobian(h, x) if self.analytic else Linearized(self.step, h, x)
 
+    def window(self, window: slice) -> "FromStates":
+        """The same step along a part of the trajectory."""
+        stop = window.stop
+        last = self.last if stop == self.length else jax.tree.map(lambda hs: hs[stop], self.before)
+        before, drivers, sound = (cut(part, window) for part in (self.before, self.drivers, self.sound))
+        return FromStates(self.step, before, last, drivers, sound, stop - window.start, self.size, self.analytic)
+
     @property
     def widths(self) -> tuple[int, ...]:
+        """(n,)."""
         return (self.size,)
 
     @property
-    def dtype(self):
+    def dtype(self) -> Any:
+        """That of the state."""
         return at_least_float32(*jax.tree.leaves(self.last))
 
 
 @pytree
-class Stored(_Scanned):
-    """Operators stacked along a leading axis T."""
+class FromOperators(Scanned):
+    """Operators of one kind and shape, stacked along a leading axis T.
+
+    Attributes:
+        operators: the stack.
+        states: h_0 ... h_T, leading axis T+1, or None.
+        sound: (T,), whether J_t is finite.
+        length: T.
+        widths: (n,).
+    """
 
     operators: Any
     states: Any
@@ -118,29 +101,39 @@ class Stored(_Scanned):
     widths: tuple[int, ...] = static()
     kept = "matrices"
 
-    def like(self, t: int) -> Any:
+    def state_shape(self, t: int) -> Any:
         """Shapes of a state; None where none is known."""
         del t
-        return jax.tree.map(lambda hs: jax.ShapeDtypeStruct(hs.shape[1:], hs.dtype), self.states)
+        return series.forms(self.states)[0]
 
-    def parts(self):
+    def parts(self) -> Any:
+        """The operators."""
         return self.operators
 
-    def window(self, window: slice) -> "Stored":
-        operators, sound = _cut(self.operators, window), _cut(self.sound, window)
-        return Stored(operators, _cut(self.states, window, 1), sound, window.stop - window.start, self.widths)
-
-    def operator(self, part) -> StepJacobian:
+    def operator(self, part: Any) -> StepJacobian:
+        """The part itself."""
         return part
 
+    def window(self, window: slice) -> "FromOperators":
+        """A part of the stack."""
+        operators, sound = cut(self.operators, window), cut(self.sound, window)
+        return FromOperators(operators, cut(self.states, window, 1), sound, window.stop - window.start, self.widths)
+
     @property
-    def dtype(self):
+    def dtype(self) -> Any:
+        """That of the operators."""
         return at_least_float32(*jax.tree.leaves(self.operators))
 
 
 @pytree
-class Shared(_Scanned):
-    """J_t = diag(d_t) W with one W for all steps."""
+class FromFactors(Scanned):
+    """J_t = diag(d_t) W with one W for all steps.
+
+    Attributes:
+        d: slopes, (T, n).
+        W: weight, (n, n).
+        sound: (T,), whether J_t is finite.
+    """
 
     d: Array
     W: Array
@@ -148,34 +141,47 @@ class Shared(_Scanned):
     states = None
     kept = "factors"
 
-    def like(self, t: int) -> None:
+    def state_shape(self, t: int) -> None:
         """No state is known."""
 
-    def parts(self):
+    def parts(self) -> Any:
+        """The slopes."""
         return self.d
 
-    def window(self, window: slice) -> "Shared":
-        return Shared(self.d[window], self.W, self.sound[window])
-
-    def operator(self, part) -> StepJacobian:
+    def operator(self, part: Any) -> StepJacobian:
+        """diag(d_t) W."""
         return Scaled(part, self.W)
+
+    def window(self, window: slice) -> "FromFactors":
+        """The same weight with a part of the slopes."""
+        return FromFactors(self.d[window], self.W, self.sound[window])
 
     @property
     def length(self) -> int:
+        """T."""
         return self.d.shape[0]
 
     @property
     def widths(self) -> tuple[int, ...]:
+        """(n,)."""
         return (self.W.shape[0],)
 
     @property
-    def dtype(self):
+    def dtype(self) -> Any:
+        """That of the factors."""
         return at_least_float32(self.d, self.W)
 
 
 @pytree
-class Listed:
-    """Operators of different shapes, oldest first: a Python loop, one compiled step for every shape."""
+class FromList(Source):
+    """Operators of different shapes or kinds, oldest first: a Python loop, one compiled step for every shape.
+
+    Attributes:
+        operators: J_1 ... J_T.
+        states: h_0 ... h_T, `Ragged`, or None.
+        sound: (T,), whether J_t is finite.
+        widths: the sizes of h_0 ... h_T.
+    """
 
     operators: tuple[Any, ...]
     states: Any
@@ -185,109 +191,68 @@ class Listed:
 
     @property
     def length(self) -> int:
+        """T."""
         return len(self.operators)
 
     @property
-    def shape(self) -> tuple[int, int]:
-        return self.widths[-1], self.widths[0]
-
-    @property
-    def dtype(self):
+    def dtype(self) -> Any:
+        """That of the operators and states."""
         return at_least_float32(*jax.tree.leaves(self.operators), *jax.tree.leaves(self.states))
 
-    def like(self, t: int) -> Any:
+    def sizes(self, window: slice = slice(None)) -> tuple[int, ...]:
+        """One number a state of the window."""
+        start, stop, _ = window.indices(self.length)
+        return self.widths[start : stop + 1]
+
+    def state_shape(self, t: int) -> Any:
         """The state h_t; None where none is known."""
         return None if self.states is None else self.states[t]
 
-    def state(self, t: int) -> Any:
-        """h_t."""
-        return self.states[t]
-
-    def window(self, window: slice) -> "Listed":
-        states = None if self.states is None else self.states[window.start : window.stop + 1]
+    def window(self, window: slice) -> "FromList":
+        """A part of the list."""
+        states = None if self.states is None else Ragged(self.states[window.start : window.stop + 1])
         widths = self.widths[window.start : window.stop + 1]
-        return Listed(self.operators[window], states, self.sound[window], widths)
+        return FromList(self.operators[window], states, self.sound[window], widths)
 
-    def fold(self, f: Callable, carry: Any, *, reverse: bool, xs: Any) -> tuple[Any, list]:
-        outs: list[Any] = [None] * self.length
+    def fold(self, f: Callable, carry: Any, *, reverse: bool, xs: Any) -> tuple[Any, Ragged]:
+        """A loop; `xs` is a series."""
+        outs = Ragged([None] * self.length)
         for t in reversed(range(self.length)) if reverse else range(self.length):
-            x = xs[t] if isinstance(xs, list) else jax.tree.map(lambda x, t=t: x[t], xs)
-            carry, outs[t] = f(carry, self.operators[t], x)
+            carry, outs[t] = f(carry, self.operators[t], series.entry(xs, t))
         return carry, outs
 
+    def carries(
+        self, f: Callable, carry: Any, horizons: tuple[int, ...], read: Callable, *, reverse: bool, xs: Any
+    ) -> Ragged:
+        """The carries are kept on the way."""
+        _, after = self.fold(lambda c, J, x: (f(c, J, x),) * 2, carry, reverse=reverse, xs=xs)
+        carries = [*after, carry] if reverse else [carry, *after]
+        return Ragged(read(carries[t]) for t in horizons)
 
-def keeps_matrices(name: str, links: Along, store: str | bool) -> bool:
-    """Whether the matrices of an autodiff chain are kept, by an estimate of their size."""
-    if store is False:
-        return False
-    count = links.length * links.size**2 * jnp.dtype(links.dtype).itemsize
-    if store == "auto":
-        return count <= STORED_BYTES
-    free = free_bytes()
-    if count > free / 2:
-        got = f"{count / 2**30:.1f} GiB for T={links.length}, n={links.size}"
-        hint = "Use store=False, or give the step an analytic jacobian."
-        limit = f"at most half of the free {free / 2**30:.1f} GiB"
-        raise MemoryError(checks.message(name, "store", "asks for too much", got, limit, hint))
-    return True
+    def run(self, question: Callable, *arguments: Any, **static_arguments: Any) -> Any:
+        """Step by step: as a whole it would be compiled for every depth anew."""
+        return question(*arguments, **static_arguments)
 
+    def series(self, values: Any) -> Ragged:
+        """As a list."""
+        return values if isinstance(values, Ragged) else Ragged(series.entry(values, t) for t in range(self.length + 1))
 
-@functools.partial(jax.jit, static_argnames=("keep", "reverse"))
-def probed(links: Along, *, keep: bool, reverse: bool) -> Along | Stored:
-    """The chain of an autodiff step with `sound`, its matrices kept (T n^2 numbers) or not.
-
-    Forward and reverse mode are both asked (the latter only with `reverse`): they differ where a branch that is not
-    taken has an infinite slope.
-    """
-
-    def look(carry, J, _):
-        fixed = lax.stop_gradient(J)
-        matrix = J.dense() if keep else None
-        seen = fixed.push(_probe(J.h, links.size)) if matrix is None else lax.stop_gradient(matrix)
-        pulled = fixed.pull(_probe(J.h, links.size)) if reverse else seen
-        return carry, (matrix, jnp.isfinite(seen).all() & jnp.isfinite(pulled).all())
-
-    _, (matrices, sound) = links.fold(look, (), reverse=False, xs=None)
-    if keep:
-        return Stored(Matrix(matrices), links.states, sound, links.length, (links.size,))
-    return dataclasses.replace(links, sound=sound)
-
-
-def linearized(layer: Any, h: State, m: int) -> tuple[Matrix, Array]:
-    """The Jacobian (m, n) of a layer by automatic differentiation, and whether it is finite in both modes."""
-    J, n = Linearized(layer, h, None), sum(leaf.size for leaf in jax.tree.leaves(h))
-    fixed = lax.stop_gradient(J)
-    try:
-        pulled = fixed.pull(_probe(h, m))
-    except (TypeError, ValueError):  # a loop of unknown length has no reverse mode
-        pulled = jnp.zeros(())
-        matrix = J.push(jnp.eye(n, dtype=jnp.result_type(*jax.tree.leaves(h))))
-    else:
-        matrix = J.dense()
-    pushed = fixed.push(_probe(h, n)) if m < n else matrix  # else `dense` has pushed
-    seen = [jnp.isfinite(lax.stop_gradient(a)).all() for a in (pulled, matrix, pushed)]
-    return Matrix(matrix), jnp.stack(seen).all()
-
-
-def _probe(h: State, n: int) -> Array:
-    """A column (n, 1) without a zero, so that what it meets of a matrix shows every entry that is not finite."""
-    column = np.random.default_rng(0).uniform(0.5, 1, (n, 1)) / n
-    return jnp.asarray(column, jnp.result_type(*jax.tree.leaves(h)))
+    def square(self) -> FromOperators:
+        """The matrices as a stack: as large as the weights of the layers that they come from."""
+        matrices = Matrix(jnp.stack([J.dense() for J in self.operators]))
+        states = None if self.states is None else series.stacked(self.states)
+        return FromOperators(matrices, states, self.sound, self.length, self.widths[:1])
 
 
 def of_operators(
     operators: list[StepJacobian], states: list[State] | None, sound: Array, widths: tuple[int, ...]
-) -> Listed | Stored:
+) -> FromList | FromOperators:
     """Equal operators stacked for a scan, different ones as a list."""
     different = [{_signature(tree) for tree in trees} for trees in (operators, states or [None])]
     if len(set(widths)) > 1 or any(len(kinds) != 1 for kinds in different):
-        return Listed(tuple(operators), states, sound, widths)
-    stacked = None if states is None else _stacked(states)
-    return Stored(_stacked(operators), stacked, sound, len(operators), widths[:1])
-
-
-def _stacked(trees: list[Any]) -> Any:
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+        return FromList(tuple(operators), None if states is None else Ragged(states), sound, widths)
+    stacked = None if states is None else series.stacked(Ragged(states))
+    return FromOperators(series.stacked(Ragged(operators)), stacked, sound, len(operators), widths[:1])
 
 
 def _signature(tree: Any) -> tuple:

@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from jacspec.chain import sources
+from jacspec.chain import autodiff
 from jacspec.chain.programs import Program as Step
 from jacspec.chain.state_trees import join, split
 from jacspec.networks._flow import Flow
@@ -144,7 +144,7 @@ def advanced(step: Step, h: Any) -> Any:
 def linearized(step: Step, h: Any, m: int, reverse: bool) -> tuple[Any, Array]:
     """The Jacobian of a step as a matrix (m, n), and whether it is finite; by reverse mode alone where there is no other."""
     if not reverse:
-        return sources.linearized(step, h, m)
+        return autodiff.linearized(step, h, m)
     matrix = Linearized(step, h, None).pull(jnp.eye(m, dtype=jnp.result_type(*jax.tree.leaves(h)))).T
     return Matrix(matrix), jnp.isfinite(matrix).all()
 

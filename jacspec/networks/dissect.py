@@ -10,8 +10,10 @@ import jax.numpy as jnp
 
 from jacspec._ground import checks, precision
 from jacspec._ground.calls import called
-from jacspec.chain import JacobianChain, finiteness, sources, state_trees
+from jacspec.chain import JacobianChain, finiteness, state_trees
+from jacspec.chain.autodiff import STORED_BYTES
 from jacspec.chain.build import flagged
+from jacspec.chain.sources import of_operators
 from jacspec.networks import _refusals
 from jacspec.networks._choice import Chooser, single
 from jacspec.networks._flow import Flow, flow, inexact
@@ -202,7 +204,7 @@ def _depth(steps: list, states: list, described: tuple[Block, ...], reverse: lis
     itemsize = max(leaf.dtype.itemsize for h in states for leaf in jax.tree.leaves(h))
     numbers = sum(m * n for n, m in itertools.pairwise(widths))
     operators: list[Any]
-    if numbers * itemsize <= sources.STORED_BYTES:
+    if numbers * itemsize <= STORED_BYTES:
         asked = []
         for step, h, m, block, only in zip(steps, states[:-1], widths[1:], described, reverse, strict=True):
             ask = lambda h, step=step, m=m, only=only: linearized(step, h, m, only)
@@ -214,5 +216,5 @@ def _depth(steps: list, states: list, described: tuple[Block, ...], reverse: lis
             J.pull(jnp.ones((state_trees.size(h), 1), jnp.result_type(*jax.tree.leaves(h))))
         )
         sound = jnp.stack([probe(J, h).all() for J, h in zip(operators, states[1:], strict=True)])
-    links = sources.of_operators(operators, states, sound, widths)
-    return flagged("dissect", links, jnp.asarray(-1), finiteness.first_nonfinite_of(states), warn=True)
+    source = of_operators(operators, states, sound, widths)
+    return flagged("dissect", source, jnp.asarray(-1), finiteness.first_nonfinite_of(states), warn=True)

@@ -3,8 +3,6 @@
 Reference: C. S. Kenney and A. J. Laub, SIAM J. Sci. Comput. 15 (1994) 36.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -12,8 +10,7 @@ from jax import Array
 from jacspec._product import recursion
 from jacspec._product.finish import attached
 from jacspec._product.logs import Logs
-from jacspec.chain import JacobianChain
-from jacspec.chain.sources import Listed
+from jacspec.chain import JacobianChain, series
 from jacspec.questions._routes import Wobble, forward
 
 PROBES = 4
@@ -26,10 +23,7 @@ def conditioning(chain: JacobianChain, values: Array, right: Array) -> Array:
     A relative change eps in the norm of every row moves log sigma_i by at most about eps times this number.
     """
     keys = jax.random.split(jax.random.key(0), PROBES)
-    if isinstance(chain.links, Listed):
-        moves = jnp.stack([_moved(chain, values, right, key) for key in keys])
-    else:
-        moves = _all_moved(chain, values, right, keys)
+    moves = jnp.stack([chain.run(_moved, values, right, key) for key in keys])
     return jnp.pad(jnp.sqrt(jnp.mean(moves**2, axis=0)), (0, values.shape[0] - chain.rank_bound))
 
 
@@ -38,18 +32,12 @@ def _moved(chain: JacobianChain, values: Array, right: Array, key: Array) -> Arr
 
     def wobbling(s):
         records = forward(chain, (chain.length,), Wobble(s, key))
-        record, _ = records[0] if isinstance(records, list) else jax.tree.map(lambda leaf: leaf[0], records)
+        record, _ = series.entry(records, 0)
         logs, U, _ = in_order(record, chain.rank_bound)
         return attached(logs, U, values[: chain.rank_bound], right)
 
     zero = jnp.zeros((), chain.dtype)
     return jax.jvp(wobbling, (zero,), (zero + 1,))[1]
-
-
-@jax.jit
-def _all_moved(chain: JacobianChain, values: Array, right: Array, keys: Array) -> Array:
-    """One move a key, in one program."""
-    return jax.lax.map(functools.partial(_moved, chain, values, right), keys)
 
 
 def in_order(graded: recursion.Graded, rank: int) -> tuple[Logs, Array, Array]:

@@ -75,7 +75,7 @@ def pulled(gradient: Gradient, J: StepJacobian, t: Array) -> Gradient:
     return gradient
 
 
-def through(gradient: Gradient, maps: Sequence[Map], t: Array, *, changed: Array | bool) -> list[Gradient]:
+def through(gradient: Gradient, maps: Sequence[Map], t: Array | int, *, changed: Array | bool) -> list[Gradient]:
     """What a linear map makes of a gradient.
 
     Args:

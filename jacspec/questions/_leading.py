@@ -22,7 +22,6 @@ from jacspec._product import recursion
 from jacspec._product.image import guide, image, near_one
 from jacspec._product.orthogonal import qr
 from jacspec.chain import JacobianChain
-from jacspec.chain.sources import Listed
 from jacspec.typing import StepJacobian, in_turn
 
 TRIPS = 200
@@ -91,15 +90,12 @@ def _widened(
 
 def push_block(chain: JacobianChain, X: Array) -> recursion.Graded:
     """P X for orthonormal columns X (n, b), as a graded product Q diag(e^l) U with U of shape (b, b)."""
-    return (_push if isinstance(chain.links, Listed) else _push_jitted)(chain, X)
+    return chain.run(_push, X)
 
 
 def _push(chain: JacobianChain, X: Array) -> recursion.Graded:
     times = jnp.arange(1, chain.length + 1)
     return chain.fold(lambda c, J, t: (_push_step(c, J, t), None), recursion.start(X), xs=times)[0]
-
-
-_push_jitted = jax.jit(_push)
 
 
 @jax.jit
@@ -111,14 +107,11 @@ def _push_step(graded: recursion.Graded, J: StepJacobian, t: Array) -> recursion
 
 def pull_block(chain: JacobianChain, Y: Array) -> Array:
     """Orthonormal columns that span P^T Y."""
-    return (_pull if isinstance(chain.links, Listed) else _pull_jitted)(chain, Y)
+    return chain.run(_pull, Y)
 
 
 def _pull(chain: JacobianChain, Y: Array) -> Array:
     return chain.fold(lambda Q, J, _: (_pull_step(Q, J), None), Y, reverse=True)[0]
-
-
-_pull_jitted = jax.jit(_pull)
 
 
 @jax.jit

@@ -18,7 +18,6 @@ from jacspec._product import recursion
 from jacspec._product.image import Zeros, given, guide, image, live_rows, near_one
 from jacspec._product.slopes import knows_stops, shows_slopes, with_parts
 from jacspec.chain import JacobianChain
-from jacspec.chain.sources import Listed
 from jacspec.operators import row_norms
 from jacspec.typing import StepJacobian, in_turn, pieces
 
@@ -161,27 +160,5 @@ def _backward_record(carry: Any) -> Any:
 
 def _walk(chain: JacobianChain, horizons: tuple[int, ...], start: Any, step: Any, record: Any, *, reverse: bool) -> Any:
     """Fold `step` over the chain and record the carry at each horizon."""
-    T = chain.length
-    times = jnp.arange(1, T + 1)
-    if isinstance(chain.links, Listed):
-        _, after = chain.fold(lambda c, J, t: (step(c, J, t),) * 2, start, reverse=reverse, xs=times)
-        carries = [*after, start] if reverse else [start, *after]
-        return [record(carries[t]) for t in horizons]
-    if horizons == ((0,) if reverse else (T,)):
-        carry, _ = chain.fold(lambda c, J, t: (step(c, J, t), None), start, reverse=reverse, xs=times)
-        return jax.tree.map(lambda leaf: leaf[None], record(carry))
-
-    distinct = sorted(set(horizons))
-    slot_of = {t: i for i, t in enumerate(distinct)}
-    reached = range(T) if reverse else range(1, T + 1)
-    slots = jnp.asarray([slot_of.get(t, len(distinct)) for t in reached], int).reshape(T)
-    kept = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(distinct), *leaf.shape)), start)
-
-    def body(carry, J, x):
-        state, kept = carry
-        state = step(state, J, x[0])
-        return (state, jax.tree.map(lambda all_, one: all_.at[x[1]].set(one, mode="drop"), kept, state)), None
-
-    (_, kept), _ = chain.fold(body, (start, kept), reverse=reverse, xs=(times, slots))
-    chosen = jnp.asarray([slot_of[t] for t in horizons])
-    return jax.lax.map(record, jax.tree.map(lambda leaf: leaf[chosen], kept))
+    times = jnp.arange(1, chain.length + 1)
+    return chain.source.carries(step, start, horizons, record, reverse=reverse, xs=times)

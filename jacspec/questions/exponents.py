@@ -22,7 +22,6 @@ from jacspec._ground.pytree import pytree, shapes
 from jacspec._product.image import combined, guide, image
 from jacspec._product.orthogonal import NOISE, inverse, made_of, permuted, rounding, row_sorted_qr
 from jacspec.chain import JacobianChain
-from jacspec.chain.sources import Listed
 from jacspec.questions._long_run import standard_error
 
 RESOLVED = 0.8
@@ -146,12 +145,10 @@ def lyapunov_exponents(
     T = chain.length
     if T == 0:
         raise ValueError(checks.message(name, "chain", "has no exponent: T=0", expected="T >= 1"))
-    if len(set(chain.links.widths)) > 1:
+    if len(set(chain.source.widths)) > 1:
         hint = "The finite product has log singular values: jacspec.spectrum."
         raise ValueError(checks.message(name, "chain", "changes its width", expected="square steps", hint=hint))
-    if isinstance(chain.links, Listed):  # layers of different kinds: their matrices are as large as their weights
-        matrices = JacobianChain.from_matrices(jnp.stack(chain.dense()), check=False)
-        chain = dataclasses.replace(matrices, bad=chain.first_nonfinite)
+    chain = dataclasses.replace(chain, source=chain.source.square())
     n = chain.shape[1]
     k = n if k is None else checks.integer(name, "k", k, 1, n, f"n={n} directions.")
     qr_every = checks.integer(name, "qr_every", qr_every, 1, T)

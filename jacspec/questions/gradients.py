@@ -8,19 +8,17 @@ With g_t = dE/dh_t and the immediate derivative dE_t/dh_t of a loss at step t,
 and decay far beyond the range of floating point come out right.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from jacspec._ground import checks
 from jacspec._ground.pytree import pytree
-from jacspec.chain import JacobianChain
-from jacspec.chain.sources import Listed
+from jacspec.chain import JacobianChain, series
 from jacspec.questions import _doubt
 from jacspec.typing import State
 
@@ -73,8 +71,7 @@ def adjoints(chain: JacobianChain, cotangent: State) -> Adjoints:
     """
     checks.instance("adjoints", "chain", chain, JacobianChain, "Build one with jacspec.jacobian_chain.")
     last, earlier = cotangents("adjoints", chain, cotangent)
-    run = _adjoints if isinstance(chain.links, Listed) else adjoints_jitted
-    return run(chain, last, earlier)
+    return chain.run(_adjoints, last, earlier)
 
 
 def log_gradient_norms(chain: JacobianChain, cotangent: State) -> Array:
@@ -109,42 +106,30 @@ def cotangents(name: str, chain: JacobianChain, cotangent: State) -> tuple[Any, 
     checks.finite(name, "cotangent", cotangent)
 
     if _fits(cotangent, chain, T):
-        return _flat(cotangent, chain.dtype), None
-    if isinstance(cotangent, list) and len(cotangent) == T + 1:
-        if all(_fits(c, chain, t) for t, c in enumerate(cotangent)):
-            flat = [_flat(c, chain.dtype) for c in cotangent]
-            if isinstance(chain.links, Listed):
-                return flat[-1], flat[:-1]
-            return flat[-1], _at(jax.tree.map(lambda *c: jnp.stack(c), *flat), slice(-1))
-    elif not isinstance(chain.links, Listed) and all(leaf.shape[:1] == (T + 1,) for _, leaf in leaves):
-        one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), cotangent)
-        if _fits(one, chain, T):
-            every = _flat(cotangent, chain.dtype, T + 1)
-            return _at(every, -1), _at(every, slice(-1))
+        return series.vector(cotangent, chain.dtype), None
+    every = series.given(cotangent, T + 1)
+    if every is not None and _all_fit(series.forms(every), chain):
+        flat = chain.source.series(series.vectors(every, chain.dtype))
+        return series.entry(flat, -1), series.part(flat, slice(-1))
     got = f"shapes {[leaf.shape for _, leaf in leaves]}"
     raise ValueError(checks.message(name, "cotangent", "does not fit", got, expected))
 
 
-def _at(tree: Any, index: Any) -> Any:
-    return jax.tree.map(lambda a: a[index], tree)
-
-
 def _fits(cotangent: State, chain: JacobianChain, t: int) -> bool:
     """Whether a cotangent is flat, or shaped like the state h_t."""
-    widths = chain.links.widths
+    widths = chain.source.widths
     shapes = [leaf.shape for leaf in jax.tree.leaves(cotangent)]
     if hasattr(cotangent, "shape") and shapes == [(widths[min(t, len(widths) - 1)],)]:
         return True
-    state = chain.links.like(t)
+    state = chain.source.state_shape(t)
     own = [leaf.shape for leaf in jax.tree.leaves(state)]
     return state is not None and jax.tree.structure(cotangent) == jax.tree.structure(state) and shapes == own
 
 
-def _flat(cotangent: State, dtype: Any, *steps: int) -> tuple[Array, Array]:
-    """The cotangent as a vector, or one for each of so many steps, and where it is not zero before it is cast."""
-    leaves = [leaf.reshape(*steps, -1) for leaf in jax.tree.leaves(cotangent)]
-    given = [leaf != 0 if not checks.is_concrete(leaf) else np.asarray(leaf) != 0 for leaf in leaves]
-    return tuple(jnp.concatenate(parts, axis=-1).astype(kind) for parts, kind in ((leaves, dtype), (given, bool)))
+def _all_fit(forms: Sequence[Any], chain: JacobianChain) -> bool:
+    """Whether cotangents, whose forms are given one by one or one for all, fit the states h_0 ... h_T."""
+    count = max(len(forms), len(chain.source.widths))
+    return all(_fits(forms[min(t, len(forms) - 1)], chain, t) for t in range(count))
 
 
 def carried(chain: JacobianChain, last: Any, earlier: Any, record: Callable) -> Any:
@@ -161,32 +146,20 @@ def carried(chain: JacobianChain, last: Any, earlier: Any, record: Callable) -> 
         return gradient, record(gradient)
 
     end, times = _doubt.start(*last), jnp.arange(1, chain.length + 1)
-    xs = list(zip(earlier, times, strict=True)) if isinstance(earlier, list) else (earlier, times)
-    _, before = chain.fold(step, end, reverse=True, xs=xs)
-    if isinstance(before, list):
-        return [*before, record(end)]
-    return jax.tree.map(lambda all_, one: jnp.concatenate([all_, one[None]]), before, record(end))
+    _, before = chain.fold(step, end, reverse=True, xs=series.zipped(earlier, times))
+    return series.append(before, record(end))
 
 
 def _adjoints(chain: JacobianChain, last: Any, earlier: Any) -> Adjoints:
     found = carried(chain, last, earlier, lambda gradient: (gradient.units[0], *_doubt.read(gradient)))
+    vectors, *norms = series.unzipped(found)
     ok = chain.first_nonfinite < 0
     blank = lambda a: jnp.where(ok, a, jnp.nan)
-    if isinstance(found, list):
-        vectors, *norms = zip(*found, strict=True)
-        directions = [blank(v) for v in vectors]
-        if chain.states is not None:
-            directions = [shaped(chain.links.like(t), d) for t, d in enumerate(directions)]
-        logs, resolved = map(jnp.stack, norms)
-    else:
-        vectors, logs, resolved = found
-        directions, state = blank(vectors), chain.links.like(0)
-        if state is not None:
-            directions = jax.vmap(lambda d: shaped(state, d))(directions)
+    logs, resolved = map(series.stacked, norms)
+    directions = jax.tree.map(blank, vectors)
+    if chain.source.states is not None:
+        directions = series.each(shaped, chain.source.states, directions)
     return Adjoints(directions, blank(logs), resolved & ok)
-
-
-adjoints_jitted = jax.jit(_adjoints)
 
 
 def shaped(state: State, vector: Array) -> State:

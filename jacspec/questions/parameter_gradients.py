@@ -7,7 +7,7 @@ where d+ is the immediate derivative, h_{t-1} held fixed (Pascanu, Mikolov & Ben
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,8 @@ from jax import Array
 
 from jacspec._ground import checks, precision
 from jacspec._ground.pytree import pytree
-from jacspec.chain import JacobianChain, jacobian_chain, layer_chain, programs, state_trees
-from jacspec.chain.sources import Along
+from jacspec.chain import JacobianChain, jacobian_chain, layer_chain, programs, series, state_trees
+from jacspec.chain.sources import FromStates
 from jacspec.questions import _doubt
 from jacspec.questions._doubt import Gradient
 from jacspec.questions.gradients import carried, cotangents, shaped
@@ -144,9 +144,14 @@ def _prepared(
     unchecked: dict[str, Any] = options | {"check": False}
     shapes = jax.eval_shape(lambda: jacobian_chain(step, h0, xs, **unchecked))
     given = cotangents(name, shapes, cotangent)
-    if needs_parameters and not _split(shapes.links.step)[0]:
+    if needs_parameters and not _split(_along(shapes).step)[0]:
         raise ValueError(checks.message(name, "step", "has no floating parameters", hint="Capture or hold arrays."))
     return jacobian_chain(step, h0, xs, **options), *given
+
+
+def _along(chain: JacobianChain) -> FromStates:
+    """Where the Jacobians of a chain come from that was made with ``store=False``."""
+    return cast(FromStates, chain.source)
 
 
 def _split(tree: Any) -> tuple[list[Array], Callable]:
@@ -182,10 +187,13 @@ def _read(terms: Sequence[Gradient], dtype: Any) -> tuple[list[Array], list[Arra
 
 def _walked(chain: JacobianChain, last: Any, earlier: Any, f: Callable, carry: Any) -> tuple[Any, Any]:
     """``carry, out = f(carry, t, h_{t-1}, x_t, dE/dh_t)`` for t = 1..T, the outs stacked."""
-    links = chain.links
-    assert isinstance(links, Along)  # what store=False makes
     found = carried(chain, last, earlier, lambda gradient: gradient)
-    given = jnp.arange(1, chain.length + 1), links.before, links.drivers, jax.tree.map(lambda g: g[1:], found)
+    given = (
+        jnp.arange(1, chain.length + 1),
+        _along(chain).before,
+        _along(chain).drivers,
+        jax.tree.map(lambda g: g[1:], found),
+    )
     return jax.lax.scan(lambda carry, item: f(carry, *item), carry, given)
 
 
@@ -197,7 +205,7 @@ def _blanked(chain: JacobianChain, tree: Any) -> Any:
 
 @functools.partial(jax.jit, static_argnums=3)
 def _lag_terms(chain: JacobianChain, last: Any, earlier: Any, keep: bool) -> LagTerms:
-    parameters, rebuild = _split(chain.links.step)
+    parameters, rebuild = _split(_along(chain).step)
 
     def body(carry, t, h, x, gradient):
         terms = _terms(lambda p: rebuild(p)(h, x), parameters, h, gradient, t)
@@ -215,8 +223,8 @@ def _lag_terms(chain: JacobianChain, last: Any, earlier: Any, keep: bool) -> Lag
 
 @jax.jit
 def _summed(chain: JacobianChain, last: Any, earlier: Any) -> ParameterGradients:
-    parameters, rebuild = _split(chain.links.step)
-    drivers, rebuild_drivers = _split(chain.links.drivers)
+    parameters, rebuild = _split(_along(chain).step)
+    drivers, rebuild_drivers = _split(_along(chain).drivers)
 
     def body(totals, t, h, x, gradient):
         inputs, rebuild_x = _split(x)
@@ -252,7 +260,7 @@ def _layer_gradients(
     steps, knowns, totals, resolved = [], [], [], []
     for i, program in enumerate(traced):
         parameters, rebuild = _split(program)
-        gradient = found[i + 1] if isinstance(found, list) else jax.tree.map(lambda g, i=i: g[i + 1], found)
+        gradient = series.entry(found, i + 1)
         out = program(h)
         terms = _terms(lambda p, h=h, rebuild=rebuild: rebuild(p)(h), parameters, out, gradient, i + 1)
         each, known, total, one = _blanked(chain, _read(terms, chain.dtype))

@@ -18,8 +18,7 @@ from jacspec._ground import checks, drawing, report
 from jacspec._ground.pytree import pytree, shapes
 from jacspec._product import recursion
 from jacspec._product.finish import finish
-from jacspec.chain import JacobianChain
-from jacspec.chain.sources import Listed
+from jacspec.chain import JacobianChain, series
 from jacspec.questions._conditioning import conditioning, in_order
 from jacspec.questions._leading import leading
 from jacspec.questions._routes import backward, forward
@@ -212,15 +211,11 @@ def _spectrum(chain: JacobianChain, horizons: tuple[int, ...], origin: str, k: i
 
 def _records(chain: JacobianChain, horizons: tuple[int, ...], origin: str) -> Any:
     """The graded product and the witness at every horizon."""
-    run = _walk if isinstance(chain.links, Listed) else _walk_jitted
-    return run(chain, horizons, origin)
+    return chain.run(_walk, horizons=horizons, origin=origin)
 
 
-def _walk(chain: JacobianChain, horizons: tuple[int, ...], origin: str) -> Any:
+def _walk(chain: JacobianChain, *, horizons: tuple[int, ...], origin: str) -> Any:
     return (forward if origin == "start" else backward)(chain, horizons)
-
-
-_walk_jitted = jax.jit(_walk, static_argnums=(1, 2))
 
 
 def _values(
@@ -232,25 +227,19 @@ def _values(
     # a state that is not finite spoils what comes after it, and the whole of a chain that is read from its end
     seen = jnp.asarray([t if start else T for t in horizons])
     first = jnp.where(chain.first_nonfinite <= seen, chain.first_nonfinite, -1)
-    if isinstance(records, list):
-        windows = [_window(chain, origin, t) for t in horizons]
-        count = max(min(window.shape) for window in windows)
-        items = zip(windows, records, steps, first, strict=True)
-        parts = [_read(record, t, bad, window.rank_bound, count, vectors) for window, record, t, bad in items]
-        results, right = zip(*parts, strict=True)
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results), right
-    return _read_all(records, steps, first, chain.rank_bound, min(chain.shape), vectors)
+    windows = [slice(0, t) if start else slice(t, T) for t in horizons]
+    sizes = [chain.source.sizes(window) for window in windows]
+    ranks, count = tuple(map(min, sizes)), max(min(one[0], one[-1]) for one in sizes)
+    # equal steps share one program at every length, and so the chain itself is no argument of it
+    found = chain.source.run(_read_all, series.zipped(records, steps, first), ranks=ranks, count=count, vectors=vectors)
+    results, right = series.unzipped(found)
+    return series.stacked(results), right
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4, 5))
-def _read_all(records: Any, steps: Array, first: Array, rank: int, count: int, vectors: bool) -> Any:
-    def read(item):
-        return _read(*item, rank, count, vectors)
-
-    items = records, steps, first
-    if steps.shape[0] == 1:
-        return jax.tree.map(lambda leaf: leaf[None], read(jax.tree.map(lambda leaf: leaf[0], items)))
-    return jax.lax.map(read, items, batch_size=min(max(1, 2**16 // rank**2), steps.shape[0]))
+def _read_all(records: Any, *, ranks: tuple[int, ...], count: int, vectors: bool) -> Any:
+    """`_read` of every record; those of equal shapes, which have one rank, are read side by side where they are small."""
+    side_by_side = max(1, 2**16 // ranks[0] ** 2)
+    return series.in_turn(lambda item, rank: _read(*item, rank, count, vectors), records, ranks, side_by_side)
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4, 5))

@@ -1,6 +1,7 @@
 """Norms as pairs (root, exponent), by whose arithmetic no number overflows, underflows or loses its derivative."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -69,7 +70,7 @@ def norm(leaves: list[Array], axis: Any = None) -> Norm:
     return Norm(length(exponent, *leaves, axis=axis), exponent)
 
 
-def parts_and_norm(leaves: list[Array], axis: Any = None) -> tuple[list[Array], Norm]:
+def parts_and_norm(leaves: Sequence[Array], axis: Any = None) -> tuple[list[Array], Norm]:
     """The entries as parts of 2^E, the power of two above the largest, and their norm root 2^E: over what `norm` says."""
     dtype = at_least_float32(*leaves)
     wide = [g.astype(dtype) for g in leaves]

@@ -7,15 +7,13 @@ import dataclasses
 import math
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 
 from jacspec._ground import checks
 from jacspec._ground.arithmetic import norms
-from jacspec.chain import JacobianChain
-from jacspec.chain.sources import Listed
+from jacspec.chain import JacobianChain, series
 from jacspec.questions.exponents import lyapunov_exponents
 from jacspec.questions.gradients import Adjoints, adjoints
 from jacspec.typing import State, StepJacobian
@@ -84,7 +82,7 @@ def pascanu_omega(
         return carry, norms((_weights_only(name, J) if hold else J).pull(g[:, None]), axis=0)[0]
 
     _, ratios = chain.fold(step, (), xs=_later(chain, passing.directions))
-    r = jnp.stack(ratios) if isinstance(ratios, list) else ratios
+    r = series.stacked(ratios)
     terms = ((r if form == "norm" else r**2) - 1) ** 2
     total = jnp.sum(jnp.where(counts, terms, 0))
     total = total / jnp.maximum(jnp.sum(counts), 1) if mean else total
@@ -93,10 +91,7 @@ def pascanu_omega(
 
 def _later(chain: JacobianChain, directions: State) -> Any:
     """The directions at t = 1..T as vectors: (T, n), or a list where widths change."""
-    flat = lambda tree: ravel_pytree(tree)[0].astype(chain.dtype)
-    if isinstance(chain.links, Listed):
-        return [flat(g) for g in directions[1:]]
-    return jax.vmap(flat)(jax.tree.map(lambda g: g[1:], directions))
+    return series.each(lambda g: ravel_pytree(g)[0].astype(chain.dtype), series.part(directions, slice(1, None)))
 
 
 def _weights_only(name: str, J: Any) -> StepJacobian:

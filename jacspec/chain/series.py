@@ -1,0 +1,111 @@
+"""Values along a chain, one an entry: a pytree with a leading axis, or a `Ragged` list where widths change.
+
+What walks over a chain returns a series and takes one; with these functions no caller needs to know which of the two.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jacspec._ground import checks
+
+
+@jax.tree_util.register_pytree_node_class
+class Ragged(list):
+    """The entries of a series whose shapes differ, oldest first."""
+
+    def tree_flatten(self) -> tuple[list, None]:
+        """The entries are the children."""
+        return list(self), None
+
+    @classmethod
+    def tree_unflatten(cls, _: None, entries: Sequence[Any]) -> "Ragged":
+        """The same of other entries."""
+        return cls(entries)
+
+
+def entry(series: Any, t: int) -> Any:
+    """Entry t, counted from the end where it is negative."""
+    return series[t] if isinstance(series, Ragged) else jax.tree.map(lambda a: a[t], series)
+
+
+def part(series: Any, window: slice) -> Any:
+    """The entries in a window."""
+    return Ragged(series[window]) if isinstance(series, Ragged) else entry(series, window)  # type: ignore[arg-type]
+
+
+def append(series: Any, last: Any) -> Any:
+    """The series with one entry more."""
+    if isinstance(series, Ragged):
+        return Ragged([*series, last])
+    return jax.tree.map(lambda a, new: jnp.concatenate([a, new[None]]), series, last)
+
+
+def zipped(*several: Any) -> Any:
+    """One series whose entries are tuples; an array beside a `Ragged` series gives its slices."""
+    if any(isinstance(series, Ragged) for series in several):
+        return Ragged(zip(*several, strict=True))
+    return several
+
+
+def unzipped(series: Any) -> tuple[Any, ...]:
+    """The several series that a series of tuples holds."""
+    return tuple(map(Ragged, zip(*series, strict=True))) if isinstance(series, Ragged) else series
+
+
+def stacked(series: Any) -> Any:
+    """The series with a leading axis; the entries must agree in their shapes."""
+    if isinstance(series, Ragged):
+        return jax.tree.map(lambda *entries: jnp.stack(entries), *series)
+    return series
+
+
+def each(f: Callable[..., Any], *several: Any) -> Any:
+    """f of the entries of one or several series, all at once where shapes agree."""
+    if any(isinstance(series, Ragged) for series in several):
+        return Ragged(map(f, *several))
+    return jax.vmap(f)(*several)
+
+
+def in_turn(f: Callable[[Any, Any], Any], series: Any, constants: Sequence[Any], side_by_side: int) -> Any:
+    """f(entry, constant) of every entry, one after another, or so many of equal shapes (and one constant) side by side."""
+    if isinstance(series, Ragged):
+        return Ragged(map(f, series, constants))
+    count, one = len(constants), lambda item: f(item, constants[0])
+    if count == 1:
+        return jax.tree.map(lambda leaf: leaf[None], one(entry(series, 0)))
+    return jax.lax.map(one, series, batch_size=min(side_by_side, count))
+
+
+def given(entries: Any, count: int) -> Any:
+    """What a user gives for `count` entries, as a series: a list of them, or arrays with that leading axis; else None."""
+    if type(entries) in (list, Ragged) and len(entries) == count:
+        return Ragged(entries)
+    return entries if all(leaf.shape[:1] == (count,) for leaf in jax.tree.leaves(entries)) else None
+
+
+def forms(series: Any) -> list[Any]:
+    """Shapes and dtypes of the entries: of every one, or of one for all that agree."""
+    form = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype)
+    if isinstance(series, Ragged):
+        return [jax.tree.map(form, one) for one in series]
+    return [jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), series)]
+
+
+def vectors(series: Any, dtype: Any) -> Any:
+    """`vector` of every entry."""
+    if isinstance(series, Ragged):
+        return Ragged(vector(one, dtype) for one in series)
+    return vector(series, dtype, *jax.tree.leaves(series)[0].shape[:1])
+
+
+def vector(tree: Any, dtype: Any, *leading: int) -> tuple[Array, Array]:
+    """The leaves as one vector of a dtype, behind leading axes, and where they are not zero before they are cast."""
+    leaves = [leaf.reshape(*leading, -1) for leaf in jax.tree.leaves(tree)]
+    given = [leaf != 0 if not checks.is_concrete(leaf) else np.asarray(leaf) != 0 for leaf in leaves]
+    joined = lambda parts, kind: jnp.concatenate(parts, axis=-1).astype(kind)
+    return joined(leaves, dtype), joined(given, bool)
