@@ -252,7 +252,7 @@ PROBES = {
     "failing": (training.SpectrumProbe(3), Scalar(chain=lambda: 0), r"'model' fails when it is called.*shape \(5, 2\)"),
     "gradient": (training.GradientProbe(known()), Net(), "'model' has no Jacobian chain"),
     "no read": (training.GradientProbe(known()), Chained(), r"has another chain than outputs; got 3 num.*needs a method read"),
-    "activity": (training.ActivityProbe(), Net(), "'model' is of another kind; got Net"),
+    "activity": (training.ActivityProbe(), Net(), "'model' has no activity; got Net"),
     "k": (training.SpectrumProbe(4), Chained(), r"'k' is out of range; got 4, expected 1\.\.3"),
     "transient": (training.SpectrumProbe(2, transient=9), Read(), "'transient'"),
     "loss": (training.GradientProbe(loss=lambda y: y), Read(), "'loss' is no real number; got float64 of shape"),

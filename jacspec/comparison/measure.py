@@ -54,7 +54,7 @@ class Measure:
         return jax.tree.map(lambda a: jnp.mean(a, axis=0), each)
 
     def _measured(self, model: Any, x: Array, batch: Batch) -> dict[str, Array]:
-        over_time = isinstance(model, reading.Recurrent)
+        over_time = reading.over_time(model)
         chain, cotangent = (self._time if over_time else self._depth)(model, x, batch)
         T, n = chain.length, chain.shape[0]
         k = min(LEADING, n)

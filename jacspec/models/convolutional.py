@@ -16,7 +16,7 @@ from jacspec._ground import checks
 from jacspec._ground.pytree import pytree
 from jacspec.activations import Activation
 from jacspec.chain import JacobianChain, layer_chain
-from jacspec.models import _depth, weights
+from jacspec.models import _activity, _depth, weights
 
 LAWS = ("delta_orthogonal", "gaussian", "he", "critical")
 
@@ -151,6 +151,14 @@ class Convolutional(nnx.Module):
             ValueError: for inputs of another shape.
         """
         return layer_chain(self.layers(), self._checked(inputs, ()), **options)
+
+    def hidden(self, chain: JacobianChain) -> JacobianChain:
+        """The part of its chain between the first layer and the readout."""
+        return chain[1:-1]
+
+    def activity(self, inputs: Array) -> list[dict[str, Array]]:
+        """For every convolution ``{"slope": f'(a)}``, (..., channels), at one example."""
+        return _activity.over_depth(self.chain(inputs, check=False)[:-1])
 
     def _checked(self, inputs: Array, batch: tuple[None, ...]) -> Array:
         shape = (*batch, *(None,) * self.axes, self.channels_in)

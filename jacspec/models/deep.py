@@ -23,7 +23,7 @@ from jacspec._ground.arithmetic import norms
 from jacspec.activations import Activation
 from jacspec.chain import JacobianChain, layer_chain
 from jacspec.layers.elementwise import Elementwise
-from jacspec.models import _depth, weights
+from jacspec.models import _activity, _depth, weights
 
 OF_STATES = ("batch", "layer", "rms")
 OF_WEIGHTS = ("weight", "cosine", "centered_cosine")
@@ -261,6 +261,15 @@ class Deep(nnx.Module):
         text = f"({self.features},) or (batch, {self.features})"
         inputs = weights.inputs("models.Deep", inputs, shape, text, self.dtype)
         return layer_chain(self.layers(inputs), inputs, **options)
+
+    def hidden(self, chain: JacobianChain) -> JacobianChain:
+        """The part of its chain between the first layer and the readout."""
+        return chain[1:-1]
+
+    def activity(self, inputs: Array) -> list[dict[str, Array]]:
+        """For every layer with an activation ``{"slope": f'(a)}``, (..., n), at one example or at a batch."""
+        hidden = self.chain(inputs, check=False)[:-1]
+        return _activity.over_depth(hidden, *inputs.shape[:-1])
 
 
 def _widths(name: str, width: Any, depth: Any) -> tuple[int, ...]:

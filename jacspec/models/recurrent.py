@@ -20,7 +20,7 @@ from jacspec._ground.arithmetic import matmul
 from jacspec._ground.pytree import pytree, static
 from jacspec.activations import Activation
 from jacspec.chain import JacobianChain, jacobian_chain, stack
-from jacspec.models import weights
+from jacspec.models import _activity, weights
 from jacspec.typing import State, Step
 
 
@@ -312,6 +312,15 @@ class Recurrent(nnx.Module):
             ValueError: for inputs of another shape, or with NaN or Inf.
         """
         return jacobian_chain(self.step, self.initial_state(), self._checked(inputs), **options)
+
+    def layer_states(self, h: State) -> tuple[State, ...]:
+        """The states of the layers, lowest first, in a state of the chain."""
+        return h if len(self.cells) > 1 else (h,)
+
+    def activity(self, inputs: Array) -> list[dict[str, Array]]:
+        """For every layer ``{"slope": f'(a)}``, (T, n), or its gates by name, along one sequence (T, features)."""
+        states = self.chain(inputs, store=False, check=False).states
+        return _activity.over_time(self.steps(), self.layer_states(states), inputs)
 
     def _checked(self, inputs: Array) -> Array:
         text = f"(T, {self.features}), one sequence; a batch goes through jax.vmap"

@@ -9,6 +9,7 @@ from jacspec.training.fit import fit_seeds as fit_seeds
 from jacspec.training.probes import ActivityProbe as ActivityProbe
 from jacspec.training.probes import GradientProbe as GradientProbe
 from jacspec.training.probes import SpectrumProbe as SpectrumProbe
+from jacspec.training.protocols import ActiveModel as ActiveModel
 from jacspec.training.protocols import ChainModel as ChainModel
 from jacspec.training.protocols import Model as Model
 from jacspec.training.protocols import Probe as Probe

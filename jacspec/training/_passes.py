@@ -14,8 +14,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from jacspec._ground.arithmetic import norms, rescale
-from jacspec.chain import JacobianChain
-from jacspec.models import Convolutional, Deep, Recurrent
+from jacspec.chain import JacobianChain, series
 from jacspec.questions.gradients import Adjoints, adjoints
 from jacspec.tasks import Batch, Task
 from jacspec.training import reading
@@ -25,15 +24,15 @@ class Passes:
     """A model with the batch that it meets; both passes of all rows are one program each.
 
     Args:
-        model: any; of what is not of `jacspec.models` only the outputs are known.
+        model: any; where it has no ``chain`` only the outputs are known.
         task: for its loss.
         batch: of finite numbers.
     """
 
     def __init__(self, model: Any, task: Task, batch: Batch):
         self.model, self.batch = model, batch
-        self.known = isinstance(model, (Recurrent, Deep, Convolutional))
-        self.over_time, self.joint = isinstance(model, Recurrent), reading.joint(model)
+        self.known = callable(getattr(model, "chain", None))
+        self.over_time, self.joint = reading.over_time(model), reading.joint(model)
         graph, variables = nnx.split(model)
         run = jax.jit(lambda v, x: reading.outputs(nnx.merge(graph, v, copy=True), x))
         self.y = run(variables, batch.inputs)
@@ -67,10 +66,10 @@ class Passes:
 
     def _failed(self, row: int, s: int, states: Any) -> dict[str, Any]:
         """The row whose state h_s is the first that is not finite, and the gradient of the last that is."""
-        h, before = _at(states, s), np.zeros(1)
+        h, before = series.entry(states, s), np.zeros(1)
         if s > 1:
             chain = self._chain(self.batch.inputs if self.joint else self.batch.inputs[row])
-            before = np.asarray(adjoints(chain[: s - 1], _unit(_at(states, s - 1))).known_log_norms)
+            before = np.asarray(adjoints(chain[: s - 1], _unit(series.entry(states, s - 1))).known_log_norms)
         if self.joint:
             row = int(np.argmin(np.isfinite(np.asarray(h)).reshape(len(h), -1).all(axis=1)))
         place = {"step": s - 1, "layer": self._first_layer(h)} if self.over_time else {"layer": s - 1}
@@ -100,7 +99,7 @@ class Passes:
         s, logs = int(last[row]), np.asarray(found.known_log_norms[row])
         place: dict[str, Any] = {("step" if self.over_time else "layer"): min(s, len(logs) - 2)}
         if self.over_time:
-            place["layer"] = self._last_layer(_at(_row(found.directions, row), s), float(logs[s]))
+            place["layer"] = self._last_layer(series.entry(_row(found.directions, row), s), float(logs[s]))
         of = "the batch" if self.joint else f"row {row}"
         where = f"{of}, {_words(place)}: the gradient that leaves it, backwards, is the first beyond floating point"
         return {"where": where, "row": None if self.joint else row, **place, **_grown(_row(states, row), logs)}
@@ -126,15 +125,17 @@ class Passes:
     def _limit(self) -> float:
         return float(np.log(float(jnp.finfo(self.y.dtype).max)))
 
+    def _layers(self, h: Any) -> tuple[Any, ...]:
+        """The states of the layers, lowest first; one layer where the model tells of none."""
+        return getattr(self.model, "layer_states", lambda h: (h,))(h)
+
     def _first_layer(self, h: Any) -> int:
         """The lowest layer of a stack whose state is not finite."""
-        layers = h if len(self.model.cells) > 1 else (h,)
-        return next(l for l, part in enumerate(layers) if not all(map(_finite, jax.tree.leaves(part))))
+        return next(l for l, part in enumerate(self._layers(h)) if not all(map(_finite, jax.tree.leaves(part))))
 
     def _last_layer(self, g: Any, log: float) -> int:
         """The highest layer of a stack whose gradient is beyond floating point: the first on the way back."""
-        layers = g if len(self.model.cells) > 1 else (g,)
-        sizes = [max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(part)) for part in layers]
+        sizes = [max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(part)) for part in self._layers(g)]
         return max(l for l, size in enumerate(sizes) if size > 0 and np.log(size) + log > self._limit)
 
 
@@ -144,11 +145,6 @@ def _words(place: dict[str, int]) -> str:
 
 def _row(tree: Any, row: int) -> Any:
     return jax.tree.map(lambda a: a[row], tree)
-
-
-def _at(states: Any, s: int) -> Any:
-    """h_s."""
-    return states[s] if isinstance(states, list) else jax.tree.map(lambda a: a[s], states)
 
 
 def _finite(a: Array) -> bool:
@@ -164,10 +160,7 @@ def _unit(h: Any) -> Any:
 
 def _flat(states: Any) -> list[Array]:
     """States h_0 ... h_S as vectors; gradients likewise."""
-    if isinstance(states, list):
-        return [jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(h)]) for h in states]
-    leaves = jax.tree.leaves(states)
-    return list(jnp.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1))
+    return list(series.each(lambda h: jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(h)]), states))
 
 
 def _largest(directions: Any) -> np.ndarray:

@@ -6,7 +6,6 @@ anyone's loop: ``probe(model, inputs)`` on a plain array of examples. `jacspec.t
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +16,6 @@ from jax import Array
 
 from jacspec._ground import checks
 from jacspec.chain import JacobianChain
-from jacspec.models import Convolutional, Deep, Recurrent
 from jacspec.questions.exponents import lyapunov_exponents
 from jacspec.questions.gradients import log_gradient_norms
 from jacspec.questions.spectrum import spectrum
@@ -29,9 +27,8 @@ QUANTITIES = ("lyapunov_exponents", "log_singular_values")
 
 
 def _inner(model: Any, inputs: Array) -> JacobianChain:
-    """The chain; that of a deep network of the package without its first layer and its readout."""
-    chain = reading.chain(model, inputs)
-    return chain[1:-1] if isinstance(model, (Deep, Convolutional)) else chain
+    """The chain, without the first layer and the readout where the model says which these are."""
+    return getattr(model, "hidden", lambda chain: chain)(reading.chain(model, inputs))
 
 
 def _inputs(name: str, model: Any, batch: Any) -> Array:
@@ -256,16 +253,16 @@ class ActivityProbe:
         """The numbers by their names, (layers,) each.
 
         Args:
-            model: of `jacspec.models`.
+            model: with a method ``activity``, see `jacspec.training.ActiveModel`.
             inputs: as in `SpectrumProbe`.
         """
         name = "training.ActivityProbe"
-        if not isinstance(model, (Recurrent, Deep, Convolutional)):
-            hint = "Only there are the slopes and gates of a layer known by name."
-            text = checks.message(name, "model", "is of another kind", type(model).__name__, "a jacspec.models", hint)
-            raise TypeError(text)
+        if not callable(getattr(model, "activity", None)):
+            want = "a method activity(inputs), as those of jacspec.models have"
+            hint = "Only the model knows the slopes and gates of its layers by name."
+            raise TypeError(checks.message(name, "model", "has no activity", type(model).__name__, want, hint))
         each, few = _each(model, _inputs(name, model, inputs), self.examples)
-        layers = each(lambda x: _over_time(model, x) if isinstance(model, Recurrent) else _over_depth(model, x))(few)
+        layers = each(lambda x: model.activity(reading.entered(model, x)))(few)
         out: dict[str, list[Array]] = {}
         for layer in layers:
             for name, a in layer.items():
@@ -283,36 +280,3 @@ class ActivityProbe:
 def _below(a: Array, limit: float) -> Array:
     """a < limit for a >= 0 and limit > 0, also where the dtype knows no number between 0 and the limit."""
     return (a < limit) | (a == 0)
-
-
-def _over_time(model: Recurrent, x: Array) -> list[dict[str, Array]]:
-    """For every layer its slopes or its gates, (T, n)."""
-    states = reading.chain(model, x, store=False).states
-    layers = states if len(model.cells) > 1 else (states,)
-    out = []
-    for step, hs in zip(model.steps(), layers, strict=True):
-        before, after = (jax.tree.map(lambda h: h[:-1], hs), jax.tree.map(lambda h: h[1:], hs))
-        cell: Any = step
-        if hasattr(cell, "gates"):
-            seen = jax.vmap(cell.gates)(before, x)
-            out.append({name: a for name, a in seen.items() if name != "candidate"})
-        else:
-            out.append(_slopes(jax.vmap(lambda h, x, cell=cell: cell.jacobian(h, x).factors)(before, x)))
-        x = jax.vmap(getattr(cell, "output", lambda h: h))(after)
-    return out
-
-
-def _over_depth(model: Any, inputs: Array) -> list[dict[str, Array]]:
-    """For every layer with an activation its slopes, (..., n)."""
-    hidden = reading.chain(model, inputs)[:-1]
-    _, found = hidden.fold(lambda carry, J, _: (carry, _slopes(J.factors)), ())
-    if not isinstance(found, list):
-        found = [jax.tree.map(lambda a, l=l: a[l], found) for l in range(hidden.length)]
-    shape = (len(inputs), -1) if reading.joint(model) else ()
-    return [{"slope": layer["slope"].reshape(shape or layer["slope"].shape)} for layer in found if layer]
-
-
-def _slopes(factors: dict[str, Array]) -> dict[str, Array]:
-    """The slope among the factors of a Jacobian, if it has one; that of a linear part beside it is 1."""
-    found = [a for name, a in factors.items() if name.split()[-1].rstrip("'") == "slope"]
-    return {"slope": math.prod(found[1:], start=found[0].reshape(found[-1].shape))} if found else {}

@@ -26,7 +26,13 @@ class Model(Protocol):
 
 
 class ChainModel(Model, Protocol):
-    """What `SpectrumProbe` and `GradientProbe` ask beside: any object, in anyone's loop."""
+    """What `SpectrumProbe`, `GradientProbe` and the trace of an explosion ask beside: any object, in anyone's loop.
+
+    A model may say more of its chain, by members that are looked for and not required: ``entry(x)``, one example of a
+    task in the form that ``chain`` takes (as it is, where missing); ``joint``, True while the examples of a batch act on
+    one another, so that the batch is one state (False); ``hidden(chain)``, the part between the first layer and the
+    readout (all of it); ``layer_states(h)``, the states of its layers in a state of the chain, lowest first (one layer).
+    """
 
     def chain(self, inputs: Array, /) -> JacobianChain:
         """The chain of one example, (T, features) of a task: as a rule `jacspec.jacobian_chain` or `layer_chain`.
@@ -41,6 +47,14 @@ class ReadModel(ChainModel, Protocol):
 
     def read(self, h: State, /) -> Array:
         """h_t -> y_t, (outputs,)."""
+        ...
+
+
+class ActiveModel(Model, Protocol):
+    """What `ActivityProbe` asks of a model."""
+
+    def activity(self, inputs: Array, /) -> list[dict[str, Array]]:
+        """For every layer ``{"slope": f'(a)}`` or its gates by name, (..., n) each, at one example of a task."""
         ...
 
 

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jacspec._ground import checks
-from jacspec.chain import JacobianChain
-from jacspec.models import Recurrent as Recurrent
+from jacspec.chain import JacobianChain, series
 from jacspec.tasks import Batch, Task
 from jacspec.training._told import told
 from jacspec.typing import State
@@ -75,6 +74,12 @@ def takes(f: Callable, *arguments: Any, **named: Any) -> bool:
     return True
 
 
+def entered(model: Any, inputs: Array) -> Array:
+    """One sequence (T, features), or a batch that is one state, in the form in which the model's chain takes it."""
+    entry = getattr(model, "entry", lambda x: x)
+    return jax.vmap(entry)(inputs) if joint(model) else entry(inputs)
+
+
 def chain(model: Any, inputs: Array, **options: Any) -> JacobianChain:
     """The chain of one sequence (T, features), or of a batch that is one state; its values are not checked.
 
@@ -82,11 +87,11 @@ def chain(model: Any, inputs: Array, **options: Any) -> JacobianChain:
         TypeError: for a model without a method ``chain`` that returns one.
     """
     name, form = "training", "a method chain(inputs) -> JacobianChain of one sequence (T, features)"
-    make, entry = getattr(model, "chain", None), getattr(model, "entry", lambda x: x)
+    make = getattr(model, "chain", None)
     if not callable(make):
         hint = "Return jacspec.jacobian_chain(step, h0, inputs), or jacspec.layer_chain(layers, inputs)."
         raise TypeError(checks.message(name, "model", "has no Jacobian chain", type(model).__name__, form, hint))
-    x = jax.vmap(entry)(inputs) if joint(model) else entry(inputs)
+    x = entered(model, inputs)
     with told(name, "model", f"{form}, here of shape {x.shape}"):
         found = make(x, **{k: v for k, v in (UNCHECKED | options).items() if takes(make, x, **{k: v})})
     if not isinstance(found, JacobianChain):
@@ -110,7 +115,7 @@ def agrees(name: str, model: Any, states: State, y: Array) -> Array:
     if over_time(model):
         found = jax.vmap(model.read)(jax.tree.map(lambda a: a[a.shape[0] - y.shape[0] :], states))
     else:
-        found = states[-1] if isinstance(states, list) else jax.tree.map(lambda a: a[-1], states)
+        found = series.entry(states, -1)
     found = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(found)])
     if found.size != y.size:
         hint = "Over time the model needs a method read(h) -> outputs, (outputs,)."
