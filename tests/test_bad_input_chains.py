@@ -34,7 +34,7 @@ from refusals import (
 )
 
 import jacspec as js
-from jacspec.chain import sources
+from jacspec.chain import autodiff
 
 drive = lambda xs: js.jacobian_chain(CELL, ONE, xs)
 walk = lambda step: js.jacobian_chain(step, ONE, XS)
@@ -311,10 +311,10 @@ test_the_argument_is_named_before_anything_is_compiled = named_before_compiling(
 
 
 def test_too_large_a_store_is_refused_before_it_is_allocated(monkeypatch):
-    monkeypatch.setattr(sources, "free_bytes", lambda: 2.0 * T * N * N * 8 - 1)
+    monkeypatch.setattr(autodiff, "free_bytes", lambda: 2.0 * T * N * N * 8 - 1)
     before = len(COMPILED)
     with pytest.raises(MemoryError, match=r"jacobian_chain: argument 'store' asks for too much.*T=5, n=3.*store=False"):
         js.jacobian_chain(lambda h, x: jnp.tanh(h), ONE, length=T, store=True)
     assert not [name for name in COMPILED[before:] if "probed" in name]
-    monkeypatch.setattr(sources, "free_bytes", lambda: 2.0 * T * N * N * 8)
+    monkeypatch.setattr(autodiff, "free_bytes", lambda: 2.0 * T * N * N * 8)
     assert js.jacobian_chain(lambda h, x: jnp.tanh(h), ONE, length=T, store=True).store == "matrices"
