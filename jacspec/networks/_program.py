@@ -12,6 +12,7 @@ import jax
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
+from jacspec._origin.equations import scan_of
 from jacspec._origin.lines import lines, place
 
 ENTERED = {"pjit", "jit", "closed_call", "core_call", "remat", "remat2", "checkpoint", "custom_remat"}
@@ -149,24 +150,22 @@ class _Writer:
 
     def is_over_layers(self, equation: Any, given: list[Any]) -> bool:
         """Whether what is carried meets weights that the scan takes one by one, from arrays that do not depend on it."""
-        body, fixed, carried = (equation.params[key] for key in ("jaxpr", "num_consts", "num_carry"))
-        free = [isinstance(a, Constant) or a not in self.dependent for a in given[fixed + carried :]]
-        stacked = {v for v, ok in zip(body.jaxpr.invars[fixed + carried :], free, strict=True) if ok}
-        moving = set(body.jaxpr.invars[fixed : fixed + carried])
-        return _meet(body.jaxpr, moving, stacked)
+        scan = scan_of(equation)
+        free = [isinstance(a, Constant) or a not in self.dependent for a in scan.parts(given)[2]]
+        _, moving, inputs = scan.parts(scan.body.jaxpr.invars)
+        return _meet(scan.body.jaxpr, set(moving), {v for v, ok in zip(inputs, free, strict=True) if ok})
 
     def layers(self, equation: Any, given: list[Any], path: tuple) -> list[Any]:
         """A scan written out, layer after layer."""
-        body, fixed, carried, length = (equation.params[key] for key in ("jaxpr", "num_consts", "num_carry", "length"))
-        constants, shared, carry = self.constants(body), given[:fixed], given[fixed : fixed + carried]
-        stacks, kept = given[fixed + carried :], []
-        for i in range(length)[:: -1 if equation.params["reverse"] else 1]:
+        scan, kept = scan_of(equation), []
+        constants, (shared, carry, stacks) = self.constants(scan.body), scan.parts(given)
+        for i in scan.order:
             layer = [self.helper(lambda a, i=i: lax.index_in_dim(a, i, keepdims=False), [a], path)[0] for a in stacks]
             self.hoisted |= {a: i for a, of in zip(layer, stacks, strict=True) if of not in self.dependent}
-            out = self.write(body.jaxpr, constants, [*shared, *carry, *layer], path)
-            carry = out[:carried]
-            kept.append(out[carried:])
-        kept = kept[::-1] if equation.params["reverse"] else kept
+            out = self.write(scan.body.jaxpr, constants, [*shared, *carry, *layer], path)
+            carry = out[: scan.carried]
+            kept.append(out[scan.carried :])
+        kept = kept[::-1] if scan.reverse else kept
         stack = lambda *a: jax.numpy.stack(a)
         return [*carry, *(self.helper(stack, list(of), path)[0] for of in zip(*kept, strict=True))]
 
