@@ -19,6 +19,7 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jacspec import _checks, _precision
 from jacspec._calls import Trace, called, is_pytree, pure_output, refuse_memory, trace
 from jacspec._links import Along, Stored, probed
+from jacspec._origin.equations import constants_within
 from jacspec._pytree import pytree, static
 from jacspec._states import has_parts, join, shapes, size, split, split_like
 from jacspec.typing import Driver, State, Step, StepJacobian
@@ -71,13 +72,8 @@ def program_of(traced: Trace) -> Program:
 
 def nested_constants(program: Any) -> list[Any]:
     """The arrays captured by functions that were jitted inside a traced step."""
-    found, waiting = [], [part.jaxpr for part in (program, getattr(program, "step", None)) if isinstance(part, Program)]
-    while waiting:
-        for value in jax.tree.leaves([equation.params for equation in waiting.pop().eqns]):
-            if isinstance(value, ClosedJaxpr):
-                found += value.consts
-                waiting.append(value.jaxpr)
-    return found
+    parts = [part.jaxpr for part in (program, getattr(program, "step", None)) if isinstance(part, Program)]
+    return constants_within([equation.params for jaxpr in parts for equation in jaxpr.eqns])
 
 
 def prepared(function: str, step: Step, h0: State, x: Driver) -> tuple[Any, State]:

@@ -1,11 +1,14 @@
-"""What the equations of loops hold, alike in every version of JAX.
+"""What the equations of a traced program hold, alike in every version of JAX: the parts of loops, programs and constants.
 
 How many operands of a scan are constants, carry and inputs is told by their shapes, not by the parameters of the equation,
 which have other names in JAX 0.11: an input and what is stacked of an output have one axis more than in the body.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
+
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr
 
 Parts = tuple[list[Any], list[Any], list[Any]]
 
@@ -70,6 +73,24 @@ def while_of(equation: Any) -> While:
     """The loop of unknown length that an equation stands for."""
     params = equation.params
     return While(params["cond_jaxpr"], params["body_jaxpr"], params["cond_nconsts"], params["body_nconsts"])
+
+
+def programs(params: Any) -> Iterator[Any]:
+    """All programs among the parameters of equations, however deep; up to JAX 0.10 some have no `consts`."""
+    for value in jax.tree.leaves(params):
+        if isinstance(value, (ClosedJaxpr, Jaxpr)):
+            yield value
+            yield from programs([equation.params for equation in jaxpr_of(value).eqns])
+
+
+def constants_within(params: Any) -> list[Any]:
+    """The arrays that programs among the parameters of equations hold, however deep: what inner functions captured."""
+    return [constant for program in programs(params) for constant in getattr(program, "consts", ())]
+
+
+def jaxpr_of(program: Any) -> Any:
+    """A program without its constants."""
+    return getattr(program, "jaxpr", program)
 
 
 def _has_another_axis(whole: Any, one: Any) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 
-from jacspec._origin.equations import scan_of, while_of
+from jacspec._origin.equations import jaxpr_of, scan_of, while_of
 
 KINDS: dict[str, Callable] = {"nan": jnp.isnan, "inf": jnp.isinf}
 
@@ -161,9 +161,9 @@ def _entered(level: Level, order: tuple[int, ...], equation: Any) -> Any:
 
 def _stands_for(value: Any, equation: Any) -> bool:
     """Whether a parameter of an equation is a program of the same arguments and results."""
-    if not isinstance(value, (ClosedJaxpr, Jaxpr)) or getattr(value, "constvars", None):
+    jaxpr = jaxpr_of(value)
+    if not isinstance(jaxpr, Jaxpr) or len(jaxpr.constvars) > len(getattr(value, "consts", ())):
         return False
-    jaxpr = value.jaxpr if isinstance(value, ClosedJaxpr) else value
     shapes = lambda variables: [getattr(v.aval, "shape", None) for v in variables]
     ends = ((jaxpr.invars, equation.invars), (jaxpr.outvars, equation.outvars))
     return all(shapes(a) == shapes(b) for a, b in ends)
@@ -174,7 +174,7 @@ class _Call:
 
     def __init__(self, level: Level, order: tuple[int, ...], equation: Any, body: Any, operands: Sequence[Any]):
         self.level, self.operands, self.constants = level, operands, getattr(body, "consts", [])
-        self.jaxpr = body.jaxpr if isinstance(body, ClosedJaxpr) else body
+        self.jaxpr = jaxpr_of(body)
         values, path = [*self.constants, *map(level.read, operands)], (*level.path, equation)
         self.inner = Level(self.jaxpr, values, order, level.loops, path, self._before)
 

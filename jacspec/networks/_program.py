@@ -12,7 +12,7 @@ import jax
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from jacspec._origin.equations import scan_of
+from jacspec._origin.equations import jaxpr_of, programs, scan_of
 from jacspec._origin.lines import lines, place
 
 ENTERED = {"pjit", "jit", "closed_call", "core_call", "remat", "remat2", "checkpoint", "custom_remat"}
@@ -57,7 +57,7 @@ class Operation:
     @property
     def bodies(self) -> list[Jaxpr]:
         """The programs that it holds."""
-        return list(_bodies(self.equation.params))
+        return [*map(jaxpr_of, programs(self.equation.params))]
 
     @property
     def where(self) -> str:
@@ -120,7 +120,7 @@ class _Writer:
     def constants(self, closed: Any) -> list[int]:
         """The numbers of the arrays that a computation holds."""
         numbers = []
-        for v, value in zip(getattr(closed, "jaxpr", closed).constvars, getattr(closed, "consts", ()), strict=True):
+        for v, value in zip(jaxpr_of(closed).constvars, getattr(closed, "consts", ()), strict=True):
             numbers.append(self.new(v.aval))
             self.captured[numbers[-1]] = value
         return numbers
@@ -139,7 +139,7 @@ class _Writer:
         name = equation.primitive.name
         if name in ENTERED:
             inner = next(_closed(equation.params))
-            return self.write(getattr(inner, "jaxpr", inner), self.constants(inner), given, path)
+            return self.write(jaxpr_of(inner), self.constants(inner), given, path)
         if name == "scan" and self.is_over_layers(equation, given):
             return self.layers(equation, given, path)
         outputs = [self.new(v.aval) for v in equation.outvars]
@@ -188,7 +188,7 @@ def _meet(jaxpr: Jaxpr, moving: set, stacked: set) -> bool:
         flows, stacks = any(v in moving for v in named), any(v in stacked for v in named)
         inner = next(_closed(equation.params), None) if equation.primitive.name in ENTERED else None
         if inner is not None:
-            body = getattr(inner, "jaxpr", inner)
+            body = jaxpr_of(inner)
             pairs = [(v, of) for v, of in zip(body.invars, equation.invars, strict=True) if not isinstance(of, Literal)]
             if _meet(body, {v for v, of in pairs if of in moving}, {v for v, of in pairs if of in stacked}):
                 return True
@@ -204,16 +204,6 @@ def _meet(jaxpr: Jaxpr, moving: set, stacked: set) -> bool:
 def _closed(params: dict) -> Iterator[Any]:
     """The programs among the parameters of an equation."""
     return (value for value in params.values() if isinstance(value, (ClosedJaxpr, Jaxpr)))
-
-
-def _bodies(params: dict) -> Iterator[Jaxpr]:
-    """All programs within an equation, however deep."""
-    for value in jax.tree.leaves(params, is_leaf=lambda p: isinstance(p, (ClosedJaxpr, Jaxpr))):
-        if isinstance(value, (ClosedJaxpr, Jaxpr)):
-            body = value.jaxpr if isinstance(value, ClosedJaxpr) else value
-            yield body
-            for equation in body.eqns:
-                yield from _bodies(equation.params)
 
 
 def is_weighted(operation: Operation) -> bool:
