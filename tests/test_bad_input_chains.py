@@ -92,6 +92,11 @@ CASES = {
             ValueError,
             r"'step\.captured\[0\]'.*index \(1, 2\)",
         ),
+        "captured inside jit inside remat": (
+            lambda: walk(jax.checkpoint(lambda h, x: jax.jit(lambda h: NAN @ h)(h) / 2)),
+            ValueError,
+            r"'step\.captured\[0\]'.*index \(1, 2\)",
+        ),
         "captured module": (lambda: walk(lambda h, x: LINEAR(h)), ValueError, r"'step\.captured\[0\]'.*index \(1, 2\)"),
         "xs missing": (lambda: js.jacobian_chain(CELL, ONE), ValueError, r"'xs' is None and so is length.*length=T"),
         "xs list": (lambda: drive([[1.0, 2.0]]), TypeError, r"'xs\[0\]\[0\]' must be a numeric array; got float"),

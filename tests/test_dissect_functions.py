@@ -144,6 +144,48 @@ def test_two_rules_inside_of_two_scans():
     agrees(js.dissect(f, normal(4)), f, normal(4))
 
 
+def of_a_scan(f):
+    return lambda x: jax.lax.scan(lambda h, _: (f(h), None), x, None, length=2)[0]
+
+
+def of_a_condition(f):
+    return lambda x: jax.lax.cond(x.sum() > 0, f, lambda h: f(2 * h), x)
+
+
+def of_a_rule(f):
+    g = jax.custom_jvp(f)
+    g.defjvp(lambda x, t: (g(*x), 3 * jax.jvp(f, x, t)[1]))
+    return g
+
+
+HOLDERS = {
+    "scan": of_a_scan,
+    "cond": of_a_condition,
+    "cond in a scan": lambda f: of_a_scan(of_a_condition(f)),
+    "remat in a scan": lambda f: of_a_scan(jax.checkpoint(lambda h: 2 * f(h))),
+    "custom_jvp": of_a_rule,
+    "custom_jvp in a scan": lambda f: of_a_scan(of_a_rule(f)),
+}
+
+
+@pytest.mark.parametrize("name", HOLDERS)
+def test_two_blocks_whose_jitted_functions_hold_other_weights(name):
+    layer = lambda W: HOLDERS[name](jax.jit(lambda h: jnp.tanh(W @ h)))
+    first, second, V = layer(normal(4, 4, seed=1)), layer(normal(4, 4, seed=2)), normal(4, 4)
+    f = lambda x: second(V @ first(V @ x))
+    agrees(js.dissect(f, normal(4)), f, normal(4))
+
+
+def test_blocks_whose_factors_differ_little():
+    def f(x):
+        for k in range(5):
+            x = jnp.tanh(W @ x) * (0.5 + k * 1e-9)
+        return x
+
+    W = normal(4, 4)
+    agrees(js.dissect(f, normal(4)), f, normal(4))
+
+
 def test_half_precision_is_told():
     W = normal(4, 4).astype(jnp.bfloat16)
     with pytest.warns(UserWarning, match="bfloat16"):

@@ -60,6 +60,18 @@ def twice_compiled(x):
     return jax.jit(compiled)(x) * 2
 
 
+PAIR = jnp.asarray([1.0, -1.0])
+
+
+@jax.jit
+def compiled_with_an_array(x):
+    return jnp.log(PAIR * x)  # here
+
+
+def scanned_with_an_array(x):
+    return lax.scan(lambda h, _: (compiled_with_an_array(h), None), x, None, length=1)[0]
+
+
 def kept(x):
     return jax.checkpoint(lambda x: jnp.sin(jnp.exp(x)))(x)  # here
 
@@ -159,6 +171,8 @@ CASES = {
     "cond": (chosen, (ONE,), "log", "pole", [0.0], -INF, (), chosen),
     "jit": (compiled, (A(999.0),), "exp", "overflow", [999.0], INF, (), compiled),
     "jit in jit": (twice_compiled, (A(999.0),), "exp", "overflow", [999.0], INF, (), compiled),
+    "jit that holds an array": (compiled_with_an_array, (A([2.0, 3.0]),), "log", "undefined", [-3.0], NAN, (), compiled_with_an_array),
+    "the same in a scan": (scanned_with_an_array, (A([2.0, 3.0]),), "log", "undefined", [-3.0], NAN, (0,), compiled_with_an_array),
     "remat": (jax.grad(kept), (A(999.0),), "exp", "overflow", [999.0], INF, (), kept),
     "custom_jvp": (own_tangent, (A(999.0),), "exp", "overflow", [999.0], INF, (), own_tangent),
     "tangent of custom_jvp": (jax.grad(own_tangent), (A(0.0),), "div", "pole", [1.0, 0.0], INF, (), None),

@@ -50,6 +50,12 @@ class Counts(Module):
         return jnp.tanh(self.linear(h) * self.count)
 
 
+class CountsSlowly(Module):
+    def __call__(self, h, x=None):
+        self.count += 1
+        return jnp.tanh(self.linear(h) * (1 + 1e-9 * self.count))
+
+
 class Drops(Module):
     def __call__(self, h, x=None):
         return jnp.tanh(self.dropout(self.linear(h)))
@@ -86,7 +92,7 @@ class NormalizesInPlace(Module):
         self.linear = nnx.WeightNorm(self.linear, rngs=nnx.Rngs(3), **FLOAT64)
 
 
-CHANGING = [Remembers, RemembersSlowly, Counts, Drops, Follows, Iterates]
+CHANGING = [Remembers, RemembersSlowly, Counts, CountsSlowly, Drops, Follows, Iterates]
 HARMLESS = [Module, WritesStatistics, NormalizesInPlace]
 WAYS = {
     "from_flax": from_flax,

@@ -6,7 +6,7 @@ variable it writes and reads, a random stream) is no function of its arguments, 
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import jax
@@ -217,9 +217,9 @@ def same(a: ClosedJaxpr, b: ClosedJaxpr) -> bool:
 def _numbers(jaxpr: Jaxpr, consts: list[Any], known: dict[Any, int], shared: set[int]) -> list[int]:
     """A number for every output: equal ones stand for equal expressions in the inputs (value numbering)."""
     number: Callable[[Any], int] = lambda key: known.setdefault(key, len(known))
-    of = {v: number(_constant(c, shared)) for v, c in zip(jaxpr.constvars, consts, strict=False)}
+    of = {v: number(constant(c, shared)) for v, c in zip(jaxpr.constvars, consts, strict=False)}
     of |= {v: number(("input", i, v.aval)) for i, v in enumerate([*jaxpr.constvars[len(consts) :], *jaxpr.invars])}
-    read = lambda v: number(("literal", v.aval, repr(v.val))) if isinstance(v, Literal) else of[v]
+    read = lambda v: number((v.aval, constant(np.asarray(v.val)))) if isinstance(v, Literal) else of[v]
     for equation in jaxpr.eqns:
         details = []
         for value in jax.tree.leaves(equation.params):
@@ -234,8 +234,8 @@ def _numbers(jaxpr: Jaxpr, consts: list[Any], known: dict[Any, int], shared: set
     return [read(v) for v in jaxpr.outvars]
 
 
-def _constant(array: Any, shared: set[int]) -> tuple:
-    """What tells a captured array from another: the object where both computations hold it, else its values."""
+def constant(array: Any, shared: Collection[int] = ()) -> tuple:
+    """What tells a captured array from another: the object where both computations hold it (`shared`), else its values."""
     if id(array) in shared or not checks.is_concrete(array):
         return "object", id(array)
     if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):

@@ -18,6 +18,7 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from jacspec._ground import checks, precision
 from jacspec._ground.calls import Trace, called, is_pytree, pure_output, refuse_memory, trace
+from jacspec._ground.origin.equations import constants_within
 from jacspec._ground.pytree import pytree, static
 from jacspec.chain.autodiff import probed
 from jacspec.chain.sources import FromOperators, FromStates
@@ -72,13 +73,8 @@ def program_of(traced: Trace) -> Program:
 
 def nested_constants(program: Any) -> list[Any]:
     """The arrays captured by functions that were jitted inside a traced step."""
-    found, waiting = [], [part.jaxpr for part in (program, getattr(program, "step", None)) if isinstance(part, Program)]
-    while waiting:
-        for value in jax.tree.leaves([equation.params for equation in waiting.pop().eqns]):
-            if isinstance(value, ClosedJaxpr):
-                found += value.consts
-                waiting.append(value.jaxpr)
-    return found
+    parts = [part.jaxpr for part in (program, getattr(program, "step", None)) if isinstance(part, Program)]
+    return constants_within([equation.params for jaxpr in parts for equation in jaxpr.eqns])
 
 
 def prepared(function: str, step: Step, h0: State, x: Driver) -> tuple[Any, State]:

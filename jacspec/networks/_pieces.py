@@ -14,6 +14,8 @@ import numpy as np
 from jax import Array
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
+from jacspec._ground.calls import constant
+from jacspec._ground.origin.equations import constants_within
 from jacspec.chain import autodiff
 from jacspec.chain.programs import Program as Step
 from jacspec.chain.state_trees import join, split
@@ -156,7 +158,7 @@ def _key(piece: Piece, avals: dict[int, Any]) -> tuple:
     ends = [tuple(number(v) for v in part) for part in (piece.given, piece.before)]
     said = []
     for operation in piece.operations:
-        read = tuple(repr(np.asarray(a.value)) if isinstance(a, Constant) else number(a) for a in operation.inputs)
+        read = tuple(constant(np.asarray(a.value)) if isinstance(a, Constant) else number(a) for a in operation.inputs)
         made = tuple(number(v) for v in operation.outputs)
         said.append((operation.name, _params(operation), read, made))
     shapes = tuple(str(avals[v]) for v in local)
@@ -164,16 +166,13 @@ def _key(piece: Piece, avals: dict[int, Any]) -> tuple:
 
 
 def _params(operation: Operation) -> Any:
-    """The parameters of an operation in words; one with a rule or constants of its own is equal to itself alone."""
-    params, held = operation.equation.params, []
-    for value in jax.tree.leaves(params, is_leaf=lambda p: isinstance(p, (ClosedJaxpr, Jaxpr))):
-        if isinstance(value, ClosedJaxpr):
-            held += [id(c) for c in value.consts]
+    """The parameters of an operation in words, and the constants within; one with a rule inside is equal to itself alone."""
     if operation.name.startswith("custom_"):
         return _rule(operation)
     if any(equation.primitive.name.startswith("custom_") for body in operation.bodies for equation in body.eqns):
         return id(operation.equation)
-    return str(sorted((k, str(v)) for k, v in params.items())), tuple(held)
+    params = operation.equation.params
+    return str(sorted((k, str(v)) for k, v in params.items())), *map(constant, constants_within(params))
 
 
 def _rule(operation: Operation) -> Any:
@@ -185,4 +184,4 @@ def _rule(operation: Operation) -> Any:
         traced = jax.make_jaxpr(lambda *a: jax.jvp(lambda *a: operation.run(a), a, a))(*shapes)
     else:
         traced = jax.make_jaxpr(lambda *a: jax.vjp(lambda *a: operation.run(a), *a)[1](operation.run(a)))(*shapes)
-    return str(traced.jaxpr), tuple(id(c) for c in traced.consts)
+    return str(traced.jaxpr), *map(constant, constants_within(traced))

@@ -12,6 +12,7 @@ import jax
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
+from jacspec._ground.origin.equations import jaxpr_of, programs, scan_of
 from jacspec._ground.origin.lines import lines, place
 
 ENTERED = {"pjit", "jit", "closed_call", "core_call", "remat", "remat2", "checkpoint", "custom_remat"}
@@ -56,7 +57,7 @@ class Operation:
     @property
     def bodies(self) -> list[Jaxpr]:
         """The programs that it holds."""
-        return list(_bodies(self.equation.params))
+        return [*map(jaxpr_of, programs(self.equation.params))]
 
     @property
     def where(self) -> str:
@@ -119,7 +120,7 @@ class _Writer:
     def constants(self, closed: Any) -> list[int]:
         """The numbers of the arrays that a computation holds."""
         numbers = []
-        for v, value in zip(getattr(closed, "jaxpr", closed).constvars, getattr(closed, "consts", ()), strict=True):
+        for v, value in zip(jaxpr_of(closed).constvars, getattr(closed, "consts", ()), strict=True):
             numbers.append(self.new(v.aval))
             self.captured[numbers[-1]] = value
         return numbers
@@ -138,7 +139,7 @@ class _Writer:
         name = equation.primitive.name
         if name in ENTERED:
             inner = next(_closed(equation.params))
-            return self.write(getattr(inner, "jaxpr", inner), self.constants(inner), given, path)
+            return self.write(jaxpr_of(inner), self.constants(inner), given, path)
         if name == "scan" and self.is_over_layers(equation, given):
             return self.layers(equation, given, path)
         outputs = [self.new(v.aval) for v in equation.outvars]
@@ -149,24 +150,22 @@ class _Writer:
 
     def is_over_layers(self, equation: Any, given: list[Any]) -> bool:
         """Whether what is carried meets weights that the scan takes one by one, from arrays that do not depend on it."""
-        body, fixed, carried = (equation.params[key] for key in ("jaxpr", "num_consts", "num_carry"))
-        free = [isinstance(a, Constant) or a not in self.dependent for a in given[fixed + carried :]]
-        stacked = {v for v, ok in zip(body.jaxpr.invars[fixed + carried :], free, strict=True) if ok}
-        moving = set(body.jaxpr.invars[fixed : fixed + carried])
-        return _meet(body.jaxpr, moving, stacked)
+        scan = scan_of(equation)
+        free = [isinstance(a, Constant) or a not in self.dependent for a in scan.parts(given)[2]]
+        _, moving, inputs = scan.parts(scan.body.jaxpr.invars)
+        return _meet(scan.body.jaxpr, set(moving), {v for v, ok in zip(inputs, free, strict=True) if ok})
 
     def layers(self, equation: Any, given: list[Any], path: tuple) -> list[Any]:
         """A scan written out, layer after layer."""
-        body, fixed, carried, length = (equation.params[key] for key in ("jaxpr", "num_consts", "num_carry", "length"))
-        constants, shared, carry = self.constants(body), given[:fixed], given[fixed : fixed + carried]
-        stacks, kept = given[fixed + carried :], []
-        for i in range(length)[:: -1 if equation.params["reverse"] else 1]:
+        scan, kept = scan_of(equation), []
+        constants, (shared, carry, stacks) = self.constants(scan.body), scan.parts(given)
+        for i in scan.order:
             layer = [self.helper(lambda a, i=i: lax.index_in_dim(a, i, keepdims=False), [a], path)[0] for a in stacks]
             self.hoisted |= {a: i for a, of in zip(layer, stacks, strict=True) if of not in self.dependent}
-            out = self.write(body.jaxpr, constants, [*shared, *carry, *layer], path)
-            carry = out[:carried]
-            kept.append(out[carried:])
-        kept = kept[::-1] if equation.params["reverse"] else kept
+            out = self.write(scan.body.jaxpr, constants, [*shared, *carry, *layer], path)
+            carry = out[: scan.carried]
+            kept.append(out[scan.carried :])
+        kept = kept[::-1] if scan.reverse else kept
         stack = lambda *a: jax.numpy.stack(a)
         return [*carry, *(self.helper(stack, list(of), path)[0] for of in zip(*kept, strict=True))]
 
@@ -189,7 +188,7 @@ def _meet(jaxpr: Jaxpr, moving: set, stacked: set) -> bool:
         flows, stacks = any(v in moving for v in named), any(v in stacked for v in named)
         inner = next(_closed(equation.params), None) if equation.primitive.name in ENTERED else None
         if inner is not None:
-            body = getattr(inner, "jaxpr", inner)
+            body = jaxpr_of(inner)
             pairs = [(v, of) for v, of in zip(body.invars, equation.invars, strict=True) if not isinstance(of, Literal)]
             if _meet(body, {v for v, of in pairs if of in moving}, {v for v, of in pairs if of in stacked}):
                 return True
@@ -205,16 +204,6 @@ def _meet(jaxpr: Jaxpr, moving: set, stacked: set) -> bool:
 def _closed(params: dict) -> Iterator[Any]:
     """The programs among the parameters of an equation."""
     return (value for value in params.values() if isinstance(value, (ClosedJaxpr, Jaxpr)))
-
-
-def _bodies(params: dict) -> Iterator[Jaxpr]:
-    """All programs within an equation, however deep."""
-    for value in jax.tree.leaves(params, is_leaf=lambda p: isinstance(p, (ClosedJaxpr, Jaxpr))):
-        if isinstance(value, (ClosedJaxpr, Jaxpr)):
-            body = value.jaxpr if isinstance(value, ClosedJaxpr) else value
-            yield body
-            for equation in body.eqns:
-                yield from _bodies(equation.params)
 
 
 def is_weighted(operation: Operation) -> bool:

@@ -12,6 +12,7 @@ from jax import lax
 from jax.extend.core import jaxpr_as_fun
 
 from jacspec._ground import checks
+from jacspec._ground.origin.equations import scan_of
 from jacspec._ground.origin.lines import lines, place
 from jacspec.chain import JacobianChain, jacobian_chain
 from jacspec.networks._flow import inexact
@@ -49,7 +50,7 @@ class Times(Mapping[str, JacobianChain]):
 
 def scans(program: Program) -> list[Operation]:
     """The scans that carry a floating state, in order."""
-    has_state = lambda op: any(inexact(v.aval) for v in op.equation.outvars[: op.equation.params["num_carry"]])
+    has_state = lambda op: any(inexact(v.aval) for v in op.equation.outvars[: scan_of(op.equation).carried])
     return [op for op in program.operations if op.name == "scan" and has_state(op)]
 
 
@@ -85,10 +86,10 @@ def chain_of(program: Program, values: dict[int, Any], scan: Operation) -> Jacob
     got = dict(zip(operands, compute({v: a for v, a in values.items() if v in wanted}), strict=True))
     given = [jnp.asarray(a.value) if isinstance(a, Constant) else got[a] for a in scan.inputs]
 
-    params = scan.equation.params
-    fixed, carried, body = params["num_consts"], params["num_carry"], jaxpr_as_fun(params["jaxpr"])
-    constants, start, xs = given[:fixed], given[fixed : fixed + carried], given[fixed + carried :]
-    xs = [jnp.flip(x, 0) for x in xs] if params["reverse"] else xs
+    loop = scan_of(scan.equation)
+    carried, length, body = loop.carried, loop.length, jaxpr_as_fun(loop.body)
+    constants, start, xs = loop.parts(given)
+    xs = [jnp.flip(x, 0) for x in xs] if loop.reverse else xs
     moving = [inexact(jax.typeof(c)) for c in start]
     split = lambda carry, kind: [c for c, m in zip(carry, moving, strict=True) if m is kind]
 
@@ -104,6 +105,6 @@ def chain_of(program: Program, values: dict[int, Any], scan: Operation) -> Jacob
     rest: list[Any] = []
     if not all(moving):
         follow = lambda carry, x: (body(*constants, *carry, *x)[:carried], split(carry, False))
-        rest = lax.scan(follow, start, xs, length=params["length"])[1]
+        rest = lax.scan(follow, start, xs, length=length)[1]
     h0 = split(start, True)
-    return jacobian_chain(step, tuple(h0) if len(h0) > 1 else h0[0], (rest, xs), length=params["length"])
+    return jacobian_chain(step, tuple(h0) if len(h0) > 1 else h0[0], (rest, xs), length=length)

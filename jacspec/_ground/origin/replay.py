@@ -9,6 +9,8 @@ import numpy as np
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 
+from jacspec._ground.origin.equations import jaxpr_of, scan_of, while_of
+
 KINDS: dict[str, Callable] = {"nan": jnp.isnan, "inf": jnp.isinf}
 
 Place = tuple["Level", Any]
@@ -159,9 +161,9 @@ def _entered(level: Level, order: tuple[int, ...], equation: Any) -> Any:
 
 def _stands_for(value: Any, equation: Any) -> bool:
     """Whether a parameter of an equation is a program of the same arguments and results."""
-    if not isinstance(value, (ClosedJaxpr, Jaxpr)) or getattr(value, "constvars", None):
+    jaxpr = jaxpr_of(value)
+    if not isinstance(jaxpr, Jaxpr) or len(jaxpr.constvars) > len(getattr(value, "consts", ())):
         return False
-    jaxpr = value.jaxpr if isinstance(value, ClosedJaxpr) else value
     shapes = lambda variables: [getattr(v.aval, "shape", None) for v in variables]
     ends = ((jaxpr.invars, equation.invars), (jaxpr.outvars, equation.outvars))
     return all(shapes(a) == shapes(b) for a, b in ends)
@@ -172,7 +174,7 @@ class _Call:
 
     def __init__(self, level: Level, order: tuple[int, ...], equation: Any, body: Any, operands: Sequence[Any]):
         self.level, self.operands, self.constants = level, operands, getattr(body, "consts", [])
-        self.jaxpr = body.jaxpr if isinstance(body, ClosedJaxpr) else body
+        self.jaxpr = jaxpr_of(body)
         values, path = [*self.constants, *map(level.read, operands)], (*level.path, equation)
         self.inner = Level(self.jaxpr, values, order, level.loops, path, self._before)
 
@@ -229,19 +231,17 @@ class _Loop:
 class _Scan(_Loop):
     def __init__(self, level: Level, order: tuple[int, ...], equation: Any):
         super().__init__(level, order, equation)
-        p, values = equation.params, [*map(level.read, equation.invars)]
-        self.body, self.skipped, self.fixed, carried = p["jaxpr"], 0, p["num_consts"], p["num_carry"]
-        self.names = range(p["length"])[:: -1 if p["reverse"] else 1]
-        self.constants, self.inputs = values[: self.fixed], values[self.fixed + carried :]
-        self.start = values[self.fixed : self.fixed + carried]
+        scan = scan_of(equation)
+        self.body, self.skipped, self.fixed, self.names = scan.body, 0, scan.fixed, scan.order
+        self.constants, self.start, self.inputs = scan.parts([*map(level.read, equation.invars)])
 
         def step(carry: Any, x: Any) -> tuple[Any, Any]:
             out = self.run(*self.constants, *carry, *x)
-            return out[:carried], out
+            return out[: scan.carried], out
 
-        options = {"length": p["length"], "reverse": p["reverse"]}
+        options = {"length": scan.length, "reverse": scan.reverse}
         out = jax.jit(lambda *a: lax.scan(step, *a, **options)[1])(self.start, self.inputs)
-        self.out = [jnp.flip(a, 0) for a in out] if p["reverse"] else out  # in the order of execution
+        self.out = [jnp.flip(a, 0) for a in out] if scan.reverse else out  # in the order of execution
 
     def inside(self, number: int, kind: str, end: int | None = None) -> list[Place]:
         history = self.out[number][:end]
@@ -258,15 +258,9 @@ class _Scan(_Loop):
 class _While(_Loop):
     def __init__(self, level: Level, order: tuple[int, ...], equation: Any):
         super().__init__(level, order, equation)
-        p, values = equation.params, [*map(level.read, equation.invars)]
-        self.body, self.test, self.skipped, self.fixed = (
-            p["body_jaxpr"],
-            p["cond_jaxpr"],
-            p["cond_nconsts"],
-            p["body_nconsts"],
-        )
-        self.asked, self.constants = values[: self.skipped], values[self.skipped : self.skipped + self.fixed]
-        self.start = values[self.skipped + self.fixed :]
+        loop = while_of(equation)
+        self.test, self.body, self.skipped, self.fixed = loop
+        self.asked, self.constants, self.start = loop.parts([*map(level.read, equation.invars)])
 
     def inside(self, number: int, kind: str, end: int | None = None) -> list[Place]:
         if not inexact(self.start[number]):
