@@ -36,7 +36,7 @@ else:
             hint = f". Did you mean {near[0]!r}?" if near else ""
             text = f"module 'jacspec' has no attribute {name!r}{hint}"
             raise AttributeError(text)
-        room = {"compare": "comparison", "from_flax": "flax", "dissect": "networks"}.get(name, name)
+        room = {"compare": "comparison", "from_flax": "networks.flax", "dissect": "networks"}.get(name, name)
         module = importlib.import_module(f"jacspec.{room}")
         return module if room == name else getattr(module, name)
 

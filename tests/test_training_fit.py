@@ -281,7 +281,7 @@ def arguments(**changed):
         ({"seed": -1}, ValueError, "'seed'.*-1.*2\\*\\*32-1"),
         ({"patience": -1}, ValueError, "'patience'"),
         ({"held_out": 0}, ValueError, "'held_out'"),
-        ({"success": "always"}, ValueError, "'success' is unknown; got 'always'.*None.*False"),
+        ({"success": "always"}, TypeError, "'success' must be a number; got 'always'.*None.*False"),
         ({"success": 2.0}, ValueError, "'success'.*2.0"),
         ({"jump": 1.0}, ValueError, "'jump' is out of range; got 1.0"),
         ({"jump": "big"}, TypeError, "'jump'"),

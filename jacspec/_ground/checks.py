@@ -63,11 +63,24 @@ def number(function: str, argument: str, value: Any, expected: str, inside: Call
         return value
     try:
         plain = float(value)
-    except OverflowError:  # a huge integer of Python
-        plain = math.inf if int(value) > 0 else -math.inf
+    except OverflowError:  # Python refuses to print some of these integers
+        plain, value = math.inf if int(value) > 0 else -math.inf, "an integer beyond the range of a float"
     if not inside(plain):
         raise ValueError(message(function, argument, "is out of range", value, expected))
     return value if isinstance(value, jax.Array) else plain
+
+
+def plain_number(
+    function: str,
+    argument: str,
+    value: Any,
+    expected: str = "a finite number",
+    inside: Callable[[float], bool] = math.isfinite,
+) -> float:
+    """`value` as a Python float for which `inside` holds; one that JAX traces is refused."""
+    if not is_concrete(value):
+        raise TypeError(message(function, argument, "must be a number", "a traced value", expected))
+    return float(number(function, argument, value, expected, inside))
 
 
 def instance(function: str, argument: str, value: Any, kind: type, hint: str = "") -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optax
 
 from jacspec._ground import checks
@@ -109,17 +108,11 @@ def _success(name: str, value: Any, task: Task) -> float:
     """The largest fraction wrong that ends the training; -1 for never."""
     if value is None or value is False:
         return task.success if value is None else -1.0
-    if isinstance(value, (bool, str)) or not isinstance(value, (int, float, np.number)) or not 0 <= value <= 1:
-        want = "None (the task's own), False (never), or a fraction of sequences wrong within [0, 1]"
-        raise ValueError(checks.message(name, "success", "is unknown", repr(value), want))
-    return float(value)
+    want = "None (the task's own), False (never), or a fraction of sequences wrong within [0, 1]"
+    return checks.plain_number(name, "success", value, want, lambda fraction: 0 <= fraction <= 1)
 
 
 def _jump(name: str, value: Any) -> float:
     if value is None:
         return math.inf
-    if isinstance(value, (bool, str)) or not isinstance(value, (int, float, np.number)):
-        raise TypeError(checks.message(name, "jump", "must be a number", repr(value), "jump > 1, or None"))
-    if not value > 1:
-        raise ValueError(checks.message(name, "jump", "is out of range", value, "jump > 1, or None"))
-    return float(value)
+    return checks.plain_number(name, "jump", value, "jump > 1, or None", lambda jump: jump > 1)

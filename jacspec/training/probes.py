@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from jacspec._ground import checks
@@ -242,12 +241,8 @@ class ActivityProbe:
         name = "training.ActivityProbe"
         checks.integer(name, "examples", self.examples, 1)
         for argument in ("slope", "gate"):
-            value = getattr(self, argument)
-            if isinstance(value, (bool, str)) or not isinstance(value, (int, float, np.number)):
-                got = repr(value)
-                raise TypeError(checks.message(name, argument, "must be a number", got, f"0 < {argument} < 1"))
-            if not 0 < value < 1:
-                raise ValueError(checks.message(name, argument, "is out of range", value, f"0 < {argument} < 1"))
+            expected = f"0 < {argument} < 1"
+            checks.plain_number(name, argument, getattr(self, argument), expected, lambda value: 0 < value < 1)
 
     def __call__(self, model: Any, inputs: Batch | Array) -> dict[str, Array]:
         """The numbers by their names, (layers,) each.
