@@ -132,7 +132,11 @@ def test_bad_gain_is_refused(build, name, gain):
         (lambda: init.orthogonal(KEY, 3, F64, gates=0), ValueError, r"'gates' is out of range"),
         (lambda: init.identity(0, F64), ValueError, r"'n' is out of range"),
         (lambda: init.identity(2, F64, scale=math.nan), ValueError, r"'scale' is out of range; got nan"),
-        (lambda: init.chrono(KEY, 3, 2, F64), ValueError, r"'t_max' is out of range; got 2, expected a finite t_max > 2"),
+        (
+            lambda: init.chrono(KEY, 3, 2, F64),
+            ValueError,
+            r"'t_max' is out of range; got 2, expected a finite t_max > 2",
+        ),
         (lambda: init.chrono(KEY, 3, math.inf, F64), ValueError, r"'t_max' is out of range; got inf"),
         (lambda: init.delta_orthogonal(KEY, 0, 2, 2, F64), ValueError, r"'kernel_size' is out of range"),
         (lambda: init.delta_orthogonal(KEY, (1, 1, 1), 2, 2, F64), ValueError, r"'kernel_size' has the wrong length"),

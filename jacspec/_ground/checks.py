@@ -13,6 +13,14 @@ from jax.core import Tracer
 
 from jacspec._ground.messages import message as message
 
+REAL = (jnp.floating, jnp.integer, jnp.bool_)
+"""Kinds of dtypes that hold real numbers."""
+
+
+def is_real(value: Any) -> bool:
+    """Whether `value` has a dtype of real numbers."""
+    return any(jnp.issubdtype(getattr(value, "dtype", object), kind) for kind in REAL)
+
 
 def one_of(function: str, argument: str, value: Any, allowed: Iterable[Any]) -> None:
     """Raise ValueError naming the nearest allowed value if `value` is not among them; 1 is not True, any str is a str."""
@@ -120,6 +128,14 @@ def array(function: str, argument: str, value: Any, ndim: int | tuple[int, ...] 
         raise ValueError(message(function, argument, "has the wrong rank", f"shape {value.shape}", want))
     warn_if_narrowed(function, argument, value)
     return jnp.asarray(value)
+
+
+def shaped(function: str, argument: str, value: Any, shape: tuple[int | None, ...], expected: str):
+    """`value` as a floating JAX array of a shape in which None stands for any length."""
+    value = array(function, argument, value, len(shape), expected)
+    if any(want not in (None, have) for want, have in zip(shape, value.shape, strict=True)):
+        raise ValueError(message(function, argument, "has the wrong shape", f"shape {value.shape}", expected))
+    return value
 
 
 def warn_if_narrowed(function: str, argument: str, value: Any) -> None:

@@ -18,11 +18,9 @@ def shaped(layer: str, argument: str, value: Any, shape: tuple[int | None, ...],
     if value is None:
         return None
     name = f"layers.{layer}"
-    value = checks.array(name, argument, value, len(shape), text)
+    value = checks.shaped(name, argument, value, shape, text)
     if 0 in value.shape:
         raise ValueError(checks.message(name, argument, "is empty", f"shape {value.shape}", text))
-    if any(want is not None and want != have for want, have in zip(shape, value.shape, strict=True)):
-        raise ValueError(checks.message(name, argument, "has the wrong shape", f"shape {value.shape}", text))
     return value
 
 

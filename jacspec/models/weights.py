@@ -15,8 +15,6 @@ from jacspec._ground import checks
 LAWS = ("orthogonal", "identity", "glorot", "he", "gaussian", "critical", "critical_orthogonal")
 """Laws of a matrix; the critical ones are Gaussian and orthogonal weights whose gain is a multiple of sigma_w* ."""
 
-NUMERIC = (jnp.floating, jnp.integer, jnp.bool_)
-
 
 def draw(law: str, key: Array, shape: tuple[int, ...], dtype: Any, gain: float) -> Array:
     """W of shape (out, in) or (gates, out, in), every gate a draw of its own; every law is linear in its gain.
@@ -143,8 +141,7 @@ def inputs(function: str, value: Any, shape: tuple[int | None, ...], text: str, 
         TypeError: if they are no numeric array.
         ValueError: if their shape differs, or a number of theirs is finite and not in that dtype.
     """
-    dtype_of = getattr(value, "dtype", object)
-    if not hasattr(value, "shape") or not any(jnp.issubdtype(dtype_of, kind) for kind in NUMERIC):
+    if not hasattr(value, "shape") or not checks.is_real(value):
         raise TypeError(checks.message(function, "inputs", "must be a numeric array", type(value).__name__, text))
     fits = len(value.shape) == len(shape) and all(s in (None, v) for s, v in zip(shape, value.shape, strict=True))
     if not fits:

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from flax import nnx
 
 from jacspec import results
 from jacspec._ground import checks
+from jacspec._ground.jsonable import jsonable
 from jacspec.tasks import Task
 from jacspec.training import _trial
 from jacspec.training._loop import RUNNING, STOPPED, Program, State
@@ -172,21 +172,8 @@ def _log(path: Any, training: Training) -> Iterator[Any]:
         line({"config": training.config(), **results.environment()})
         for seed, rows in zip(training.seeds, training.records, strict=True):
             for row in rows:
-                line({"seed": seed, **_plain(row)})
-        yield lambda i: line({"seed": training.seeds[i], **_plain(training.records[i][-1])})
-
-
-def _plain(record: dict[str, np.ndarray]) -> dict[str, Any]:
-    """JSON has no NaN and no infinities: null stands for the first, a string for the others."""
-
-    def convert(value: Any) -> Any:
-        if isinstance(value, list):
-            return [convert(v) for v in value]
-        if isinstance(value, float) and not math.isfinite(value):
-            return None if math.isnan(value) else str(value)
-        return value
-
-    return {name: convert(np.asarray(value).tolist()) for name, value in record.items()}
+                line({"seed": seed, **jsonable(row)})
+        yield lambda i: line({"seed": training.seeds[i], **jsonable(training.records[i][-1])})
 
 
 @contextlib.contextmanager

@@ -39,9 +39,8 @@ def _inputs(name: str, model: Any, batch: Any) -> Array:
     """
     form = "a Batch, or an array (batch, T, features)"
     inputs = getattr(batch, "inputs", batch)
-    dtype = getattr(inputs, "dtype", None)
-    if dtype is None or not any(jnp.issubdtype(dtype, kind) for kind in reading.REAL):
-        got = type(inputs).__name__ if dtype is None else f"dtype {dtype}"
+    if not checks.is_real(inputs):
+        got = f"dtype {inputs.dtype}" if hasattr(inputs, "dtype") else type(inputs).__name__
         raise TypeError(checks.message(name, "inputs", "are no array of numbers", got, form))
     inputs = jnp.asarray(inputs)
     inputs = inputs[None] if inputs.ndim == 1 + reading.over_time(model) else inputs
