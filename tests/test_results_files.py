@@ -15,8 +15,7 @@ import pytest
 from saved_result import ARRAYS, CONFIG, put
 
 from jacspec import results
-from jacspec.results import store
-from jacspec.results import ResultError
+from jacspec.results import ResultError, store
 
 
 def test_what_is_saved_is_loaded_bit_for_bit(tmp_path):
@@ -74,7 +73,6 @@ LIMITED = """
 import resource, sys
 import numpy as np
 from jacspec import results
-from jacspec.results import store
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try:
     results.save("decay", {"big": np.zeros(10_000)}, {}, seed=0, wall_time=0.0, root=sys.argv[1])
@@ -129,7 +127,6 @@ def test_interruption_before_the_rename_keeps_the_old_pair(tmp_path, monkeypatch
 KILLED = """
 import sys
 from jacspec import results
-from jacspec.results import store
 number = 0
 while True:
     results.save("decay", {"a": [float(number)] * 20_000}, {"number": number}, seed=number, wall_time=0.0, root=sys.argv[1])
