@@ -34,16 +34,3 @@ def outputs(net: Any, x: jax.Array) -> jax.Array:
 def loss(logits: jax.Array, y: jax.Array) -> jax.Array:
     """Mean cross-entropy, nats."""
     return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, y))
-
-
-@jax.tree_util.register_static
-class Layer:
-    """The step of a network over depth: its drivers are the layers."""
-
-    def __call__(self, h: jax.Array, layer: Any) -> jax.Array:
-        """The next state."""
-        return layer(h)
-
-    def jacobian(self, h: jax.Array, layer: Any) -> Any:
-        """The layer's own."""
-        return layer.jacobian(h)

@@ -93,7 +93,7 @@ def train(net: Any, xs: jax.Array, ys: jax.Array, rate: float) -> Any:
 def backward(net: Any, x: jax.Array, y: jax.Array) -> dict[str, jax.Array]:
     """Of one digit: ln ||dE/dh_l||, the mean log gains of the parts of a backward step, and the error of their sum."""
     first, hidden, head = net
-    chain = js.jacobian_chain(_depth.Layer(), first(x), hidden, check=False)
+    chain = js.jacobian_chain(js.layers.LayerStep(), first(x), hidden, check=False)
     found = known(js.adjoints(chain, jax.grad(lambda h: _depth.loss(head(h), y))(chain.states[-1])))
     gains, error = jax.vmap(attribution)(hidden, chain.states[:-1], found.directions[1:])
     return {"norms": found.log_norms, "gains": jnp.mean(gains, axis=0), "parts_error": jnp.max(error)}
@@ -133,7 +133,7 @@ def attribution(layer: Any, h: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.
 def matrices(net: Any, xs: jax.Array) -> jax.Array:
     """The Jacobians of the hidden layers, (digit, layer, n, n)."""
     first, hidden, _ = net
-    return jax.vmap(lambda x: js.jacobian_chain(_depth.Layer(), first(x), hidden, check=False).dense())(xs)
+    return jax.vmap(lambda x: js.jacobian_chain(js.layers.LayerStep(), first(x), hidden, check=False).dense())(xs)
 
 
 def measure(config: dict[str, Any], net: Any, xs: jax.Array, ys: jax.Array) -> dict[str, np.ndarray]:

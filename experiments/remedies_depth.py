@@ -112,7 +112,7 @@ def descend(net: Any, picks: jax.Array, *, rate: float, data: Any, held: Any) ->
     """Held-out accuracy after SGD on the batches `picks`, and log ||dE/dh_l|| at the start, l = 1..L."""
     x, y = data
     first, hidden, head = net
-    chain = js.jacobian_chain(_depth.Layer(), first(x[picks[0]]), hidden, check=False)
+    chain = js.jacobian_chain(js.layers.LayerStep(), first(x[picks[0]]), hidden, check=False)
     of_top = lambda h: _depth.loss(head(h), y[picks[0]])
     log_norm = js.log_gradient_norms(chain, jax.grad(of_top)(chain.states[-1]))
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from jacspec._ground import checks
@@ -81,7 +80,7 @@ def identity(n: int, dtype: Any, *, scale: float = 1.0) -> Array:
     name = "initializers.identity"
     n = checks.integer(name, "n", n, 1)
     _dtype(name, dtype)
-    return jnp.eye(n, dtype=dtype) * _number(name, "scale", scale)
+    return jnp.eye(n, dtype=dtype) * checks.plain_number(name, "scale", scale)
 
 
 def gaussian(key: Array, shape: tuple[int, ...], dtype: Any, *, gain: float = 1.0) -> Array:
@@ -194,9 +193,7 @@ def chrono(key: Array, n: int, t_max: float, dtype: Any) -> tuple[Array, Array]:
     """
     name = "initializers.chrono"
     n = checks.integer(name, "n", n, 1)
-    t_max = _number(name, "t_max", t_max)
-    if t_max <= 2:
-        raise ValueError(checks.message(name, "t_max", "is out of range", t_max, "t_max > 2"))
+    t_max = checks.plain_number(name, "t_max", t_max, "a finite t_max > 2", lambda t_max: 2 < t_max < math.inf)
     draw = _dtype(name, dtype)
     forget = jnp.log(jax.random.uniform(checks.key(name, key), (n,), draw, 1, t_max - 1)).astype(dtype)
     return forget, -forget
@@ -276,18 +273,6 @@ def _dtype(name, dtype):
     return jnp.dtype(jnp.float32) if kind.itemsize < 4 else kind
 
 
-def _number(name, argument, value):
-    """A finite real number."""
-    if isinstance(value, (bool, str)) or not isinstance(value, (int, float, np.number)):
-        raise TypeError(checks.message(name, argument, "must be a number", repr(value), "a finite number"))
-    if not math.isfinite(value):
-        raise ValueError(checks.message(name, argument, "is non-finite", value, "a finite number"))
-    return float(value)
-
-
 def _gain(name, gain):
     """A finite number >= 0."""
-    gain = _number(name, "gain", gain)
-    if gain < 0:
-        raise ValueError(checks.message(name, "gain", "is negative", gain, "gain >= 0"))
-    return gain
+    return checks.plain_number(name, "gain", gain, "a finite gain >= 0", lambda gain: 0 <= gain < math.inf)

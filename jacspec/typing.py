@@ -40,15 +40,6 @@ class StepJacobian(Protocol):
         ...
 
 
-@runtime_checkable
-class AnalyticStep(Step, Protocol):
-    """A step that brings its own Jacobian."""
-
-    def jacobian(self, h: State, x: Driver, /) -> StepJacobian:
-        """d step(h, x) / d h."""
-        ...
-
-
 def in_turn(J: StepJacobian) -> tuple[StepJacobian, ...]:
     """The factors of J, the first to act first: J itself unless it is a composition."""
     return getattr(J, "in_turn", (J,))

@@ -36,7 +36,7 @@ REFUSED = [
     (lambda: Residual(jnp.sin, draw(2)), ValueError, r"layers\.Residual.*'scale'.*rank"),
     (lambda: Residual(jnp.sin, jnp.asarray(1)), TypeError, r"layers\.Residual.*'scale'.*floating"),
     (lambda: Residual(jnp.sin, True), TypeError, r"layers\.Residual.*'scale'"),
-    (lambda: Residual(jnp.sin, float("nan")), ValueError, r"layers\.Residual.*'scale'.*non-finite"),
+    (lambda: Residual(jnp.sin, float("nan")), ValueError, r"layers\.Residual.*'scale' is out of range; got nan"),
     (lambda: Residual(Dense(W))(draw(4)), ValueError, r"layers\.Residual.*'layer'.*\(4,\) -> \(3,\)"),
     (lambda: Residual(Dense(W)).jacobian(draw(4)), ValueError, r"layers\.Residual.*changes the shape"),
     (lambda: Sequential(), ValueError, r"layers\.Sequential.*'layers' is empty"),

@@ -99,7 +99,7 @@ WIDE = [1.0, 1e39, 2.0]  # finite in float64 alone
         (lambda: recurrent("elman", input_gain=1e39, dtype=F32), ValueError, "'input_gain' leaves the range"),
         (lambda: recurrent(forget_bias=-1e39, dtype=F32), ValueError, "'forget_bias' leaves the range"),
         (lambda: deep(kind="residual", branch_scale=1e39, dtype=F32), ValueError, "'branch_scale' leaves the range"),
-        (lambda: deep(gain=10**400), ValueError, "'gain' leaves the range of float64; got a larger integer"),
+        (lambda: deep(gain=10**400), ValueError, "'gain' is out of range; got an integer beyond the range"),
         (
             lambda: deep(gain=6e4, width=99, dtype=F16, initialization="gaussian"),
             ValueError,

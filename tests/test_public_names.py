@@ -1,5 +1,7 @@
 """The public names: what there is, what loads when, and what a type checker makes of them."""
 
+import ast
+import doctest
 import json
 import re
 import subprocess
@@ -19,7 +21,10 @@ NAMES = [
     "tasks", "models", "compare", "comparison", "dissect", "plotting", "results", "__version__",
 ]  # fmt: skip
 LATE = ("flax", "optax", "matplotlib", "orbax", "rich", "jacspec.plotting", "jacspec.training")
-WRONG = ("js.spectrums", "js.tasks.addingg", "js.theory.meanfield", "js.importlib", "js.from_flax(1, 2, 3)")
+WRONG = (
+    "js.spectrums", "js.tasks.addingg", "js.theory.meanfield", "js.importlib", "js.from_flax(1, 2, 3)", "js.cells.Elmann",
+    "js.models.Recurent", "js.training.fitt", "js.plotting.figur", "from jacspec import spectrun",
+)  # fmt: skip
 
 
 def test_the_public_names_are_these():
@@ -63,9 +68,23 @@ def problems(*files):
     return [(Path(d["file"]).name, d["range"]["start"]["line"], d.get("rule"), d["message"]) for d in errors]
 
 
-def test_a_type_checker_accepts_the_readme_and_rejects_wrong_names(tmp_path):
+def examples(file):
+    """The examples of a file's docstrings, one function each, with what they take from the file imported by name."""
+    tree = ast.parse(file.read_text())
+    module = ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    known = {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    known |= {a.asname or a.name for n in tree.body if isinstance(n, (ast.Import, ast.ImportFrom)) for a in n.names}
+    for node in ast.walk(tree):
+        text = (isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Module)) and ast.get_docstring(node)) or ""
+        if lines := [line for e in doctest.DocTestParser().get_examples(text) for line in e.source.splitlines()]:
+            used = known & {n.id for n in ast.walk(ast.parse("\n".join(lines))) if isinstance(n, ast.Name)}
+            lines = [f"from {module} import {name}" for name in sorted(used)] + lines
+            yield "\n    ".join([f"def _{module.replace('.', '_')}_{getattr(node, 'lineno', 0)}() -> None:", *lines])
+
+
+def test_a_type_checker_accepts_readme_and_examples_and_rejects_wrong_names(tmp_path):
     pytest.importorskip("pyright")
-    good, bad = tmp_path / "good.py", tmp_path / "bad.py"
+    good, bad, docs = tmp_path / "good.py", tmp_path / "bad.py", tmp_path / "docs.py"
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     uses = [f"js.{name}" for name in NAMES]
     uses += [
@@ -76,6 +95,9 @@ def test_a_type_checker_accepts_the_readme_and_rejects_wrong_names(tmp_path):
     ]
     good.write_text("\n".join([*blocks, *uses, ""]))
     bad.write_text("\n".join(["import jacspec as js", *WRONG, ""]))
-    found = problems(good, bad)
-    assert [p for p in found if p[0] == "good.py"] == []
+    written = [text for file in sorted((ROOT / "jacspec").rglob("*.py")) for text in examples(file)]
+    assert len(written) > 100
+    docs.write_text("\n".join([*written, ""]))
+    found = problems(good, bad, docs)
+    assert [p for p in found if p[0] != "bad.py"] == []
     assert [line for _, line, *_ in found] == list(range(1, len(WRONG) + 1)), found

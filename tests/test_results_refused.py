@@ -267,7 +267,7 @@ def test_only_a_path_arrays_and_a_configuration_are_needed(tmp_path):
     arrays, found = results.load(tmp_path / "decay")
     assert found == manifest
     assert arrays["curve"].tolist() == [1.0]
-    assert results.is_current(tmp_path / "decay", {"n": 3}, "")
+    assert results.staleness(tmp_path / "decay", {"n": 3}, "") == ""
 
 
 @pytest.mark.parametrize("field", ["config", "arrays", "code", "seed", "wall_time", "versions", "device"])

@@ -13,6 +13,14 @@ from jax.core import Tracer
 
 from jacspec._ground.messages import message as message
 
+REAL = (jnp.floating, jnp.integer, jnp.bool_)
+"""Kinds of dtypes that hold real numbers."""
+
+
+def is_real(value: Any) -> bool:
+    """Whether `value` has a dtype of real numbers."""
+    return any(jnp.issubdtype(getattr(value, "dtype", object), kind) for kind in REAL)
+
 
 def one_of(function: str, argument: str, value: Any, allowed: Iterable[Any]) -> None:
     """Raise ValueError naming the nearest allowed value if `value` is not among them; 1 is not True, any str is a str."""
@@ -63,11 +71,24 @@ def number(function: str, argument: str, value: Any, expected: str, inside: Call
         return value
     try:
         plain = float(value)
-    except OverflowError:  # a huge integer of Python
-        plain = math.inf if int(value) > 0 else -math.inf
+    except OverflowError:  # Python refuses to print some of these integers
+        plain, value = math.inf if int(value) > 0 else -math.inf, "an integer beyond the range of a float"
     if not inside(plain):
         raise ValueError(message(function, argument, "is out of range", value, expected))
     return value if isinstance(value, jax.Array) else plain
+
+
+def plain_number(
+    function: str,
+    argument: str,
+    value: Any,
+    expected: str = "a finite number",
+    inside: Callable[[float], bool] = math.isfinite,
+) -> float:
+    """`value` as a Python float for which `inside` holds; one that JAX traces is refused."""
+    if not is_concrete(value):
+        raise TypeError(message(function, argument, "must be a number", "a traced value", expected))
+    return float(number(function, argument, value, expected, inside))
 
 
 def instance(function: str, argument: str, value: Any, kind: type, hint: str = "") -> None:
@@ -107,6 +128,14 @@ def array(function: str, argument: str, value: Any, ndim: int | tuple[int, ...] 
         raise ValueError(message(function, argument, "has the wrong rank", f"shape {value.shape}", want))
     warn_if_narrowed(function, argument, value)
     return jnp.asarray(value)
+
+
+def shaped(function: str, argument: str, value: Any, shape: tuple[int | None, ...], expected: str):
+    """`value` as a floating JAX array of a shape in which None stands for any length."""
+    value = array(function, argument, value, len(shape), expected)
+    if any(want not in (None, have) for want, have in zip(shape, value.shape, strict=True)):
+        raise ValueError(message(function, argument, "has the wrong shape", f"shape {value.shape}", expected))
+    return value
 
 
 def warn_if_narrowed(function: str, argument: str, value: Any) -> None:

@@ -1,13 +1,13 @@
 """What a result says of itself: its numbers in a line or two, or all of them as plain Python."""
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
 import numpy as np
 
 from jacspec._ground import checks
+from jacspec._ground.jsonable import jsonable
 from jacspec._ground.pytree import shapes
 
 SHOWN = 3
@@ -73,11 +73,4 @@ def to_dict(result: Any, *derived: str) -> dict[str, Any]:
         name, hint = type(result).__name__, "Call it outside jit, vmap and grad."
         raise TypeError(checks.message(f"{name}.to_dict", "self", "is traced", shapes(result), "numbers", hint))
     names = [*(field.name for field in dataclasses.fields(result)), *derived]
-    return {name: _plain(np.asarray(getattr(result, name)).tolist()) for name in names}
-
-
-def _plain(value: Any) -> Any:
-    """JSON knows no NaN and no infinities: they are the strings 'nan', 'inf' and '-inf'."""
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+    return {name: jsonable(np.asarray(getattr(result, name))) for name in names}

@@ -48,20 +48,14 @@ def recurrent(cell: str, W: Any, gates: int | None = None):
     return W
 
 
-def shaped(cell: str, argument: str, value: Any, shape: tuple[int | None, ...], text: str, *, required: bool = False):
-    """A floating parameter of the given shape (None: any length); None passes through where it is not required.
+def optional(cell: str, argument: str, value: Any, shape: tuple[int | None, ...], text: str) -> Array | None:
+    """A floating parameter of the given shape (None: any length), or None.
 
     Raises:
-        TypeError: if it is not a floating array.
+        TypeError: if it is neither None nor a floating array.
         ValueError: if its shape differs.
     """
-    if value is None and not required:
-        return None
-    value = checks.array(f"cells.{cell}", argument, value, len(shape), text)
-    if any(want is not None and want != have for want, have in zip(shape, value.shape, strict=True)):
-        problem = "has the wrong shape"
-        raise ValueError(checks.message(f"cells.{cell}", argument, problem, f"shape {value.shape}", text))
-    return value
+    return None if value is None else checks.shaped(f"cells.{cell}", argument, value, shape, text)
 
 
 def gated(obj: Any, gates: int | None) -> int:
@@ -70,8 +64,8 @@ def gated(obj: Any, gates: int | None) -> int:
     W = recurrent(cell, obj.W, gates)
     n, lead = W.shape[-1], () if gates is None else (gates,)
     text = "" if gates is None else f"{gates}, "
-    U = shaped(cell, "U", obj.U, (*lead, n, None), f"({text}n, m) with n as in W")
-    b = shaped(cell, "b", obj.b, (*lead, n), f"({text}n{'' if text else ','}) with n as in W")
+    U = optional(cell, "U", obj.U, (*lead, n, None), f"({text}n, m) with n as in W")
+    b = optional(cell, "b", obj.b, (*lead, n), f"({text}n{'' if text else ','}) with n as in W")
     store(obj, W=W, U=U, b=b)
     return n
 

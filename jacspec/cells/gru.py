@@ -126,7 +126,7 @@ class GRU(_parameters.Vector):
         """Check shapes, the form and the names of the activations."""
         n = _parameters.gated(self, 3)
         checks.one_of("cells.GRU", "form", self.form, ("reset_after", "reset_before"))
-        hidden_bias = _parameters.shaped("GRU", "hidden_bias", self.hidden_bias, (n,), "(n,) with n as in W")
+        hidden_bias = _parameters.optional("GRU", "hidden_bias", self.hidden_bias, (n,), "(n,) with n as in W")
         if hidden_bias is not None and self.form == "reset_before":
             text = checks.message(
                 "cells.GRU", "hidden_bias", "is of the form 'reset_after'", expected="None with 'reset_before'",

@@ -9,6 +9,7 @@ import math
 import jax.numpy as jnp
 from jax import Array
 
+from jacspec._ground import checks
 from jacspec._ground.arithmetic import smallest_factor
 from jacspec._ground.pytree import pytree
 from jacspec.cells import _parameters
@@ -89,11 +90,11 @@ class LRU:
 
     def __post_init__(self):
         """Check shapes."""
-        nu = _parameters.shaped("LRU", "nu", self.nu, (None,), "(n,)", required=True)
+        nu = checks.shaped("cells.LRU", "nu", self.nu, (None,), "(n,)")
         n = self.nu.shape[0]
-        theta = _parameters.shaped("LRU", "theta", self.theta, (n,), "(n,) with n as in nu", required=True)
-        B = _parameters.shaped("LRU", "B", self.B, (2, n, None), "(2, n, m) with n as in nu")
-        gamma = _parameters.shaped("LRU", "gamma", self.gamma, (n,), "(n,) with n as in nu")
+        theta = checks.shaped("cells.LRU", "theta", self.theta, (n,), "(n,) with n as in nu")
+        B = _parameters.optional("LRU", "B", self.B, (2, n, None), "(2, n, m) with n as in nu")
+        gamma = _parameters.optional("LRU", "gamma", self.gamma, (n,), "(n,) with n as in nu")
         _parameters.store(self, nu=nu, theta=theta, B=B, gamma=gamma)
 
     def initial_state(self, x: Array | None = None) -> tuple[Array, Array]:

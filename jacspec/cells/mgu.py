@@ -58,7 +58,7 @@ class MGU(_parameters.Vector):
         """Check shapes and the names of the activations."""
         n = _parameters.gated(self, 2)
         checks.one_of("cells.MGU", "reset_gate", self.reset_gate, (True, False))
-        hidden_bias = _parameters.shaped("MGU", "hidden_bias", self.hidden_bias, (n,), "(n,) with n as in W")
+        hidden_bias = _parameters.optional("MGU", "hidden_bias", self.hidden_bias, (n,), "(n,) with n as in W")
         if hidden_bias is not None and not self.reset_gate:
             text = "Add it to b[1], which is the same there."
             raise ValueError(checks.message("cells.MGU", "hidden_bias", "needs reset_gate=True", hint=text))

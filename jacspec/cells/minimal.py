@@ -53,8 +53,8 @@ class MinimalRNN(_parameters.Vector):
     def __post_init__(self):
         """Check shapes and the names of the activations."""
         n = _parameters.gated(self, None)
-        V = _parameters.shaped("MinimalRNN", "V", self.V, (n, n), "(n, n) with n as in W")
-        c = _parameters.shaped("MinimalRNN", "c", self.c, (n,), "(n,) with n as in W")
+        V = _parameters.optional("MinimalRNN", "V", self.V, (n, n), "(n, n) with n as in W")
+        c = _parameters.optional("MinimalRNN", "c", self.c, (n,), "(n,) with n as in W")
         if c is not None and self.U is None:
             raise ValueError(checks.message("cells.MinimalRNN", "c", "is the bias of z = tanh(U x + c) and needs U"))
         _parameters.store(self, V=V, c=c)

@@ -11,6 +11,7 @@ from jax import Array
 
 from jacspec._ground.pytree import pytree
 from jacspec.chain import JacobianChain, jacobian_chain
+from jacspec.layers import LayerStep
 from jacspec.questions.exponents import lyapunov_exponents
 from jacspec.questions.gradients import log_gradient_norms
 from jacspec.tasks import Batch, Task
@@ -74,25 +75,12 @@ class Measure:
         first, *hidden, head = model.layers(vectors)
         start = first(vectors)
         if not hidden:
-            return jacobian_chain(_Layer(), start, length=0), jnp.zeros(start.size)
+            return jacobian_chain(LayerStep(), start, length=0), jnp.zeros(start.size)
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *hidden)
-        chain = jacobian_chain(_Layer(), start, stacked, check=False)
+        chain = jacobian_chain(LayerStep(), start, stacked, check=False)
         y, pull = jax.vjp(head, chain.states[-1])
         shape = (len(x), 1, -1) if x.ndim == 3 else (1, 1, -1)
         return chain, pull(reading.error_signal(self.task, batch, y.reshape(shape)).reshape(y.shape))[0]
-
-
-@pytree
-class _Layer:
-    """The step of a network over depth: its drivers are the layers."""
-
-    def __call__(self, h: Array, layer: Any) -> Array:
-        """The next layer's state."""
-        return layer(h)
-
-    def jacobian(self, h: Array, layer: Any) -> Any:
-        """The layer's own."""
-        return layer.jacobian(h)
 
 
 def slope(log_norms: Array) -> Array:

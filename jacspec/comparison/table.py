@@ -6,13 +6,13 @@ import io
 import json
 import math
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jacspec._ground import checks, files
+from jacspec._ground.jsonable import jsonable
 from jacspec.comparison.rows import Row
 
 if TYPE_CHECKING:
@@ -228,25 +228,13 @@ def write_json(comparison: "Comparison", path: str | os.PathLike) -> Path:
         "summaries": [dataclasses.asdict(line) for line in comparison.summaries()],
         "runs": [row.plain() for row in comparison.rows],
     }
-    return _write("comparison.write_json", path, json.dumps(_json(value), indent=2, allow_nan=False) + "\n")
+    return _write("comparison.write_json", path, json.dumps(jsonable(value), indent=2, allow_nan=False) + "\n")
 
 
 def _write(function: str, path: str | os.PathLike, text: str) -> Path:
     target = files.place(function, "path", path, "file")
     files.write((target, text.encode()))
     return target
-
-
-def _json(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _json(entry) for key, entry in value.items()}
-    if isinstance(value, np.ndarray):
-        return _json(value.tolist())
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_json(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -9,4 +9,5 @@ from jacspec.layers.per_example import PerExample as PerExample
 from jacspec.layers.residual import Residual as Residual
 from jacspec.layers.rms_norm import RMSNorm as RMSNorm
 from jacspec.layers.sequential import Sequential as Sequential
+from jacspec.layers.step import LayerStep as LayerStep
 from jacspec.layers.weight_norm import WeightNorm as WeightNorm

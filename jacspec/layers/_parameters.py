@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import numpy as np
 from jax import Array
 
 from jacspec._ground import checks
@@ -19,11 +18,9 @@ def shaped(layer: str, argument: str, value: Any, shape: tuple[int | None, ...],
     if value is None:
         return None
     name = f"layers.{layer}"
-    value = checks.array(name, argument, value, len(shape), text)
+    value = checks.shaped(name, argument, value, shape, text)
     if 0 in value.shape:
         raise ValueError(checks.message(name, argument, "is empty", f"shape {value.shape}", text))
-    if any(want is not None and want != have for want, have in zip(shape, value.shape, strict=True)):
-        raise ValueError(checks.message(name, argument, "has the wrong shape", f"shape {value.shape}", text))
     return value
 
 
@@ -46,12 +43,8 @@ def epsilon(layer: str, value: Any) -> float:
         TypeError: if it is not a number.
         ValueError: if it is negative or not finite.
     """
-    name = f"layers.{layer}"
-    if isinstance(value, (bool, str)) or not isinstance(value, (int, float, np.number)):
-        raise TypeError(checks.message(name, "epsilon", "must be a number", repr(value), "epsilon >= 0"))
-    if not math.isfinite(value) or value < 0:
-        raise ValueError(checks.message(name, "epsilon", "is out of range", value, "a finite epsilon >= 0"))
-    return float(value)
+    inside = lambda epsilon: 0 <= epsilon < math.inf
+    return checks.plain_number(f"layers.{layer}", "epsilon", value, "a finite epsilon >= 0", inside)
 
 
 def state(layer: str, h: Any, ndim: int, last: int | None, text: str) -> None:

@@ -3,7 +3,6 @@
 h' = h + alpha F(h),    J = I + alpha J_F
 """
 
-import math
 from typing import Any
 
 import jax
@@ -78,10 +77,8 @@ class Residual:
             text = checks.message(name, "layer", "must be callable", type(self.layer).__name__, "layer(h) -> h'")
             raise TypeError(text)
         scale = self.scale
-        if isinstance(scale, (int, float)) and not isinstance(scale, bool):
-            if not math.isfinite(scale):
-                raise ValueError(checks.message(name, "scale", "is non-finite", scale, "a finite number"))
-            scale = jnp.asarray(float(scale))
+        if isinstance(scale, (int, float)):
+            scale = jnp.asarray(checks.plain_number(name, "scale", scale))
         object.__setattr__(self, "scale", checks.array(name, "scale", scale, 0, "a floating scalar"))
 
     def __call__(self, h: Array, x: Any = None) -> Array:

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -15,8 +14,6 @@ from jacspec._ground import checks
 
 LAWS = ("orthogonal", "identity", "glorot", "he", "gaussian", "critical", "critical_orthogonal")
 """Laws of a matrix; the critical ones are Gaussian and orthogonal weights whose gain is a multiple of sigma_w* ."""
-
-NUMERIC = (jnp.floating, jnp.integer, jnp.bool_)
 
 
 def draw(law: str, key: Array, shape: tuple[int, ...], dtype: Any, gain: float) -> Array:
@@ -88,15 +85,13 @@ def number(
         TypeError: if it is no number.
         ValueError: if it is not finite, in the dtype that it will have or before, or out of range.
     """
-    want = f"a finite number within [{low}, {high}]"
-    if isinstance(value, (bool, str)) or not isinstance(value, (int, float, np.number)):
-        raise TypeError(checks.message(function, argument, "must be a number", repr(value), want))
-    if not low <= value <= high or not abs(value) < math.inf:
-        raise ValueError(checks.message(function, argument, "is out of range", value, want))
-    if abs(value) > (top := float(jnp.finfo(dtype).max)):
-        got, want = f"{value:.4g}" if isinstance(value, float) else "a larger integer", f"at most {top:.4g}"
-        raise ValueError(checks.message(function, argument, f"leaves the range of {jnp.dtype(dtype)}", got, want))
-    return float(value)
+    expected = f"a finite number within [{low}, {high}]"
+    inside = lambda value: low <= value <= high and math.isfinite(value)
+    found = checks.plain_number(function, argument, value, expected, inside)
+    if abs(found) > (most := float(jnp.finfo(dtype).max)):
+        problem = f"leaves the range of {jnp.dtype(dtype)}"
+        raise ValueError(checks.message(function, argument, problem, f"{found:.4g}", f"at most {most:.4g}"))
+    return found
 
 
 def floating(function: str, dtype: Any) -> Any:
@@ -146,8 +141,7 @@ def inputs(function: str, value: Any, shape: tuple[int | None, ...], text: str, 
         TypeError: if they are no numeric array.
         ValueError: if their shape differs, or a number of theirs is finite and not in that dtype.
     """
-    dtype_of = getattr(value, "dtype", object)
-    if not hasattr(value, "shape") or not any(jnp.issubdtype(dtype_of, kind) for kind in NUMERIC):
+    if not hasattr(value, "shape") or not checks.is_real(value):
         raise TypeError(checks.message(function, "inputs", "must be a numeric array", type(value).__name__, text))
     fits = len(value.shape) == len(shape) and all(s in (None, v) for s, v in zip(shape, value.shape, strict=True))
     if not fits:

@@ -54,8 +54,8 @@ def adaptive_clip(
         >>> from jacspec import remedies
         >>> clip = remedies.adaptive_clip(0.01)
         >>> W = jnp.ones((4, 3))
-        >>> clip.update(W, clip.init(W), W)[0][0].round(6).tolist()
-        [0.01, 0.01, 0.01]
+        >>> jnp.asarray(clip.update(W, clip.init(W), W)[0]).max().round(6).item()
+        0.01
     """
     name = "remedies.adaptive_clip"
     factor, floor = threshold(name, "clipping_factor", clipping_factor), threshold(name, "eps", eps)
@@ -154,7 +154,7 @@ def zclip(
         >>> state = clip.init(jnp.ones(1))
         >>> for norm in (1.0, 3.0, 12.0):  # mean 2, deviation 1: z = 10, bound 2 + 4 / 10
         ...     g, state = clip.update(jnp.array([norm]), state)
-        >>> g.round(4).tolist()
+        >>> jnp.asarray(g).round(4).tolist()
         [2.4]
     """
     name = "remedies.zclip"
@@ -228,7 +228,7 @@ def autoclip(percentile: float = 10.0, *, window: int = 1000) -> optax.GradientT
         >>> state = clip.init(jnp.ones(1))
         >>> for norm in (1.0, 2.0, 9.0):
         ...     g, state = clip.update(jnp.array([norm]), state)
-        >>> g.tolist()
+        >>> jnp.asarray(g).tolist()
         [2.0]
     """
     name = "remedies.autoclip"

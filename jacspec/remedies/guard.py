@@ -42,7 +42,7 @@ def reject_nonfinite(transformation: optax.GradientTransformation) -> optax.Grad
         >>> optimizer = remedies.reject_nonfinite(optax.adam(0.1))
         >>> p = jnp.ones(2)
         >>> g, state = optimizer.update(jnp.array([jnp.nan, 1.0]), optimizer.init(p), p)
-        >>> g.tolist(), remedies.reject_report(state).consecutive.item()
+        >>> jnp.asarray(g).tolist(), remedies.reject_report(state).consecutive.item()
         ([0.0, 0.0], 1)
     """
     if not isinstance(transformation, optax.GradientTransformation):

@@ -67,7 +67,7 @@ def no_clip_report(dtype: Any) -> ClipReport:
     return ClipReport(unknown, unknown, unknown, unknown, no, ~no, zero, zero, zero)
 
 
-def clip_report(opt_state: Any) -> ClipReport | tuple[ClipReport, ...]:
+def clip_report(opt_state: Any) -> Any:
     """The report of the clipping in an optimizer state, however deeply it is nested.
 
     Args:
@@ -92,7 +92,7 @@ def clip_report(opt_state: Any) -> ClipReport | tuple[ClipReport, ...]:
     return _found("remedies.clip_report", opt_state, ClipReport, "a clipping of jacspec.remedies")
 
 
-def reject_report(opt_state: Any) -> RejectReport | tuple[RejectReport, ...]:
+def reject_report(opt_state: Any) -> Any:
     """The report of `reject_nonfinite` in an optimizer state; as `clip_report`.
 
     Args:

@@ -7,7 +7,6 @@ from jacspec.results.claims import claims_table as claims_table
 from jacspec.results.claims import write_claims as write_claims
 from jacspec.results.store import code_hash as code_hash
 from jacspec.results.store import environment as environment
-from jacspec.results.store import is_current as is_current
 from jacspec.results.store import load as load
 from jacspec.results.store import save as save
 from jacspec.results.store import staleness as staleness

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from jacspec._ground import files
 from jacspec._ground.files import broken
+from jacspec._ground.jsonable import jsonable
 from jacspec._ground.messages import message
 
 _message = functools.partial(message, "results.Claim")
@@ -101,7 +102,7 @@ def write_claims(
     path = files.place("results.write_claims", "folder", folder) / "claims.json"
     gone = [c.figure for c in claims] + replace
     rows = [row for row in _old_claims(path) if row["figure"] not in gone]
-    rows += [{k: _jsonable(v) for k, v in dataclasses.asdict(claim).items()} for claim in claims]
+    rows += [jsonable(dataclasses.asdict(claim)) for claim in claims]
     rows.sort(key=lambda row: row["figure"])  # stable: within a figure, the order in which it claims
     text = json.dumps(rows, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     files.write((path, text.encode()), (path.with_suffix(".md"), claims_table(rows).encode()))
@@ -164,8 +165,3 @@ def _is(row: Mapping[str, Any]) -> bool:
 
 def _number(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value:.6g}"
-
-
-def _jsonable(value: Any) -> Any:
-    """JSON knows no NaN and no infinities: they are written as the strings 'nan', 'inf' and '-inf'."""
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

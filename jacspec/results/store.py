@@ -277,13 +277,6 @@ def staleness(
     return "" if manifest["code"] == code else "the code changed"
 
 
-def is_current(
-    path: str | os.PathLike, config: Mapping[str, Any], code: str, *, root: str | os.PathLike | None = None
-) -> bool:
-    """Whether the result at `path` is intact and was computed with this configuration by this code."""
-    return not staleness(path, config, code, root=root)
-
-
 # Small things
 
 

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from flax import nnx
 
 from jacspec import results
 from jacspec._ground import checks
+from jacspec._ground.jsonable import jsonable
 from jacspec.tasks import Task
 from jacspec.training import _trial
 from jacspec.training._loop import RUNNING, STOPPED, Program, State
@@ -47,10 +47,7 @@ class Training:
     ):
         self.name, self.task, self.seeds, self.options = name, task, seeds, options
         graph, parameters, rest = _stacked(name, models)
-        self.program = Program(
-            graph, optimizer, options.batch, options.held_out, options.regularizer, tuple(options.probes),
-            options.success, options.jump, options.patience,
-        )  # fmt: skip
+        self.program = Program(graph, optimizer, options)
         self.keys = jnp.stack([jax.random.key(seed) for seed in seeds])
         first = _one((parameters, rest, self.keys), 0)
         _trial.program(name, self.program, first, task)
@@ -122,15 +119,8 @@ class Training:
         return fingerprint(self.program, _one(self.states, 0), self.states, self.keys, self.task, self.config())
 
     def config(self) -> dict[str, Any]:
-        """The options in words and numbers, for the log and the checkpoint."""
-        o = self.options
-        numbers = ("updates", "batch", "every", "held_out", "success", "patience")
-        return {
-            "task": repr(self.task),
-            "seeds": list(self.seeds),
-            **{name: getattr(o, name) for name in numbers},
-            "jump": str(o.jump),
-        }
+        """Task, seeds and what decides the numbers beside functions, for the log and the checkpoint."""
+        return {"task": repr(self.task), "seeds": list(self.seeds), **self.options.recorded()}
 
 
 def _stacked(name: str, models: Sequence[nnx.Module]) -> tuple[Any, Any, Any]:
@@ -169,24 +159,11 @@ def _log(path: Any, training: Training) -> Iterator[Any]:
             stream.write(json.dumps(content, allow_nan=False) + "\n")
             stream.flush()
 
-        line({"config": training.config(), **results.environment()})
+        line({"config": jsonable(training.config()), **results.environment()})
         for seed, rows in zip(training.seeds, training.records, strict=True):
             for row in rows:
-                line({"seed": seed, **_plain(row)})
-        yield lambda i: line({"seed": training.seeds[i], **_plain(training.records[i][-1])})
-
-
-def _plain(record: dict[str, np.ndarray]) -> dict[str, Any]:
-    """JSON has no NaN and no infinities: null stands for the first, a string for the others."""
-
-    def convert(value: Any) -> Any:
-        if isinstance(value, list):
-            return [convert(v) for v in value]
-        if isinstance(value, float) and not math.isfinite(value):
-            return None if math.isnan(value) else str(value)
-        return value
-
-    return {name: convert(np.asarray(value).tolist()) for name, value in record.items()}
+                line({"seed": seed, **jsonable(row)})
+        yield lambda i: line({"seed": training.seeds[i], **jsonable(training.records[i][-1])})
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ until the last of them stops, and JAX holds the others still, so that many seeds
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,6 +21,7 @@ from jacspec.remedies.norm import parts_and_norm
 from jacspec.remedies.report import ClipReport
 from jacspec.tasks import Batch, Task
 from jacspec.training import reading
+from jacspec.training._options import Options
 
 RUNNING, EXPLODED, SOLVED, STOPPED = range(4)
 
@@ -62,22 +62,26 @@ def stream(key: Array, kind: int) -> Array:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Program:
-    """What does not change in training; the arguments of `jacspec.training.fit` say what it means."""
+    """What does not change in training.
+
+    Attributes:
+        graph: the structure of the model, without its variables.
+        transformation: the optimizer, any Optax transformation.
+        options: of `jacspec.training.fit`, checked.
+    """
 
     graph: Any
     transformation: Any
-    batch: int
-    held_out: int
-    regularizer: Callable | None
-    probes: tuple[Callable, ...]
-    success: float
-    jump: float
-    patience: int
+    options: Options
 
     @functools.cached_property
     def optimizer(self) -> Any:
         """The transformation behind its guard."""
         return reject_nonfinite(self.transformation)
+
+    def without_regularizer(self) -> "Program":
+        """The same training with the loss of the task alone."""
+        return dataclasses.replace(self, options=dataclasses.replace(self.options, regularizer=None))
 
     def model(self, state: State) -> Any:
         """The model with the variables of a state."""
@@ -95,15 +99,15 @@ class Program:
 
     def drawn(self, update: Array, key: Array, task: Task) -> Batch:
         """The training batch of an update."""
-        return task.sample(jax.random.fold_in(stream(key, TRAINING), update), self.batch)
+        return task.sample(jax.random.fold_in(stream(key, TRAINING), update), self.options.batch)
 
     def loss(self, parameters: Any, rest: Any, task: Task, batch: Batch) -> tuple[Array, Any]:
         """What is minimized, and the other variables after the forward pass."""
         model = self._merged(parameters, rest)
         value = reading.loss(model, task, batch)
         rest = nnx.state(model, nnx.Not(nnx.Param))
-        if self.regularizer is not None:
-            value = value + jnp.asarray(self.regularizer(model, batch), value.dtype)
+        if self.options.regularizer is not None:
+            value = value + jnp.asarray(self.options.regularizer(model, batch), value.dtype)
         return value, rest
 
     def reference(self, state: State, task: Task) -> Array:
@@ -113,7 +117,7 @@ class Program:
     def jumped(self, state: State, task: Task, loss: Array) -> Array:
         """Whether a finite loss is an explosion; never while there is nothing to compare with, or that is 0."""
         reference = self.reference(state, task)
-        return jnp.isfinite(loss) & (reference > 0) & (loss > self.jump * reference)
+        return jnp.isfinite(loss) & (reference > 0) & (loss > self.options.jump * reference)
 
     def updated(self, state: State, task: Task, batch: Batch, loss: Array, g: Any) -> tuple[Any, RejectState]:
         """What the guarded optimizer makes of a gradient: the updates and its next state."""
@@ -142,7 +146,7 @@ class Program:
         report = optimizer.report
 
         jumped = self.jumped(state, task, loss)
-        exploded = jumped | (report.consecutive > self.patience)
+        exploded = jumped | (report.consecutive > self.options.patience)
         accepted = ~(exploded | report.rejected)
         choose = lambda yes, new, old: jax.tree.map(lambda a, b: jnp.where(yes, a, b), new, old)
         after = State(
@@ -190,21 +194,21 @@ class Program:
 
         It knows no optimizer: all trainings of equal models and tasks share this program.
         """
-        held = task.evaluation(stream(key, HELD_OUT), self.held_out)
+        held = task.evaluation(stream(key, HELD_OUT), self.options.held_out)
         model = self._merged(parameters, rest)
         model.eval()
         y = reading.outputs(model, held.inputs)
         asked = reading.asked(held, y.shape[1])
         record = {"loss": task.loss(y, asked)}
         record["metric"] = jnp.mean(task.wrong(y, asked), dtype=record["loss"].dtype)
-        few = jax.tree.map(lambda a: a[: self.batch], held)
-        for probe in self.probes:
+        few = jax.tree.map(lambda a: a[: self.options.batch], held)
+        for probe in self.options.probes:
             record |= jax.tree.map(jnp.asarray, probe(self._merged(parameters, rest), few))
         return record
 
     def settled(self, state: State, metric: Array) -> State:
         """The state with the status that the fraction wrong gives it."""
-        solved = (state.status == RUNNING) & (metric <= self.success)
+        solved = (state.status == RUNNING) & (metric <= self.options.success)
         return dataclasses.replace(state, status=jnp.where(solved, SOLVED, state.status))
 
 

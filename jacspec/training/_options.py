@@ -1,4 +1,4 @@
-"""The options of `jacspec.training.fit`, checked before anything compiles."""
+"""The options of `jacspec.training.fit` as one value, checked before anything compiles."""
 
 import dataclasses
 import math
@@ -7,60 +7,77 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optax
 
 from jacspec._ground import checks
 from jacspec.tasks import Task
 
-JUDGED = 1000
-"""Held-out sequences, where the task does not have fewer."""
+HELD_OUT = 1000
+"""Held-out sequences, where the task does not have fewer: the fraction wrong is then known to 0.016 or better."""
 
-MOST = 2**31 - 1
-"""What an int32 counts to: updates, rejections and rows are counted on the device."""
+LARGEST_COUNT = 2**31 - 1
+"""Updates, rejections and rows are counted on the device, in int32."""
+
+RECORDED = {"recorded": True}
+"""Marks the options that decide the numbers of a training and have a value to compare: the log and the checkpoint hold it."""
+
+
+def _count(least: int) -> Any:
+    """A field for an integer in least..LARGEST_COUNT."""
+    return dataclasses.field(metadata=RECORDED | {"least": least})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Options:
-    """As in `jacspec.training.fit`, which says what they mean."""
+    """What `jacspec.training.fit` is given beside model, task, optimizer and seed; it says what each option means."""
 
-    updates: int
-    batch: int = 32
-    every: int = 100
-    probes: Sequence[Callable] = ()
-    regularizer: Callable | None = None
-    success: Any = None
-    jump: Any = 100.0
-    patience: int = 0
-    held_out: Any = None
-    log: str | os.PathLike | None = None
-    callback: Callable | None = None
-    checkpoint: str | os.PathLike | None = None
-    progress: bool = False
+    updates: int = _count(1)
+    batch: int = _count(1)
+    every: int = _count(1)
+    patience: int = _count(0)
+    held_out: Any = dataclasses.field(metadata=RECORDED)
+    success: Any = dataclasses.field(metadata=RECORDED)
+    jump: Any = dataclasses.field(metadata=RECORDED)
+    probes: Sequence[Callable]
+    regularizer: Callable | None
+    log: str | os.PathLike | None
+    callback: Callable | None
+    checkpoint: str | os.PathLike | None
+    progress: bool
+
+    def recorded(self) -> dict[str, Any]:
+        """The options that decide the numbers of a training, by name."""
+        return {field.name: getattr(self, field.name) for field in FIELDS if "recorded" in field.metadata}
+
+
+FIELDS = dataclasses.fields(Options)
 
 
 def checked(name: str, options: dict[str, Any], task: Task, optimizer: Any) -> Options:
     """The options, with None replaced by what it stands for.
 
+    Args:
+        name: the public function that is called, for messages.
+        options: all of them, by name.
+        task: what is learned.
+        optimizer: an Optax transformation.
+
     Raises:
         TypeError: for options of the wrong type, or an optimizer that is none.
         ValueError: for unknown options, or values out of range.
     """
-    known = [field.name for field in dataclasses.fields(Options)]
     for option in options:
-        checks.one_of(name, "option", option, known)
-    if "updates" not in options:
-        raise TypeError(checks.message(name, "updates", "is missing", expected="a number of updates"))
+        checks.one_of(name, "option", option, [field.name for field in FIELDS])
     o = Options(**options)
     if not isinstance(optimizer, optax.GradientTransformation):
         got, want = type(optimizer).__name__, "an optax.GradientTransformation"
         hint = "Call it: optax.adam(1e-3)." if callable(optimizer) else "Use optax.adam(1e-3), say."
         raise TypeError(checks.message(name, "optimizer", "is none", got, want, hint))
-    for argument in ("updates", "batch", "every"):
-        checks.integer(name, argument, getattr(o, argument), 1, MOST)
-    checks.integer(name, "patience", o.patience, 0, MOST)
-    judged = min(task.held_out or JUDGED, JUDGED) if o.held_out is None else o.held_out
-    judged = max(checks.integer(name, "held_out", judged, 1, MOST), o.batch)
+    for field in FIELDS:
+        if (least := field.metadata.get("least")) is not None:
+            checks.integer(name, field.name, getattr(o, field.name), least, LARGEST_COUNT)
+    held_out = min(task.held_out or HELD_OUT, HELD_OUT) if o.held_out is None else o.held_out
+    held_out = max(checks.integer(name, "held_out", held_out, 1, LARGEST_COUNT), o.batch)
     if not isinstance(o.probes, Sequence):
         hint = "Put a single one into a list."
         raise TypeError(
@@ -78,13 +95,13 @@ def checked(name: str, options: dict[str, Any], task: Task, optimizer: Any) -> O
         if value is not None and not isinstance(value, (str, os.PathLike)):
             raise TypeError(checks.message(name, argument, "is no path", type(value).__name__, "a path or None"))
         if value is not None:
-            _free(name, argument, value)
+            _check_writable(name, argument, value)
     if o.log is not None and o.checkpoint is not None and Path(o.log).absolute() == Path(o.checkpoint).absolute():
         raise ValueError(checks.message(name, "log", "is the directory of the checkpoint", o.log, "another path"))
-    return dataclasses.replace(o, success=_success(name, o.success, task), jump=_jump(name, o.jump), held_out=judged)
+    return dataclasses.replace(o, success=_success(name, o.success, task), jump=_jump(name, o.jump), held_out=held_out)
 
 
-def _free(name: str, argument: str, value: str | os.PathLike) -> None:
+def _check_writable(name: str, argument: str, value: str | os.PathLike) -> None:
     """Refuse a path that cannot be written: a log is a file, a checkpoint a directory."""
     path = os.fspath(value)
     wanted = "a file" if argument == "log" else "a directory"
@@ -109,17 +126,11 @@ def _success(name: str, value: Any, task: Task) -> float:
     """The largest fraction wrong that ends the training; -1 for never."""
     if value is None or value is False:
         return task.success if value is None else -1.0
-    if isinstance(value, (bool, str)) or not isinstance(value, (int, float, np.number)) or not 0 <= value <= 1:
-        want = "None (the task's own), False (never), or a fraction of sequences wrong within [0, 1]"
-        raise ValueError(checks.message(name, "success", "is unknown", repr(value), want))
-    return float(value)
+    want = "None (the task's own), False (never), or a fraction of sequences wrong within [0, 1]"
+    return checks.plain_number(name, "success", value, want, lambda fraction: 0 <= fraction <= 1)
 
 
 def _jump(name: str, value: Any) -> float:
     if value is None:
         return math.inf
-    if isinstance(value, (bool, str)) or not isinstance(value, (int, float, np.number)):
-        raise TypeError(checks.message(name, "jump", "must be a number", repr(value), "jump > 1, or None"))
-    if not value > 1:
-        raise ValueError(checks.message(name, "jump", "is out of range", value, "jump > 1, or None"))
-    return float(value)
+    return checks.plain_number(name, "jump", value, "jump > 1, or None", lambda jump: jump > 1)

@@ -30,7 +30,7 @@ def data(name: str, task: Task, counts: dict[str, int]) -> None:
     T, n, form = task.length, task.outputs, "draw(data, key, count) -> Batch"
     classes = task.kind == "cross_entropy"
     want = (2, T, task.features), (2, T) if classes else (2, T, n), (2, T)
-    kinds = reading.REAL, (jnp.integer,) if classes else reading.REAL, (jnp.floating,)
+    kinds = checks.REAL, (jnp.integer,) if classes else checks.REAL, (jnp.floating,)
     for draw in (task.sample, task.evaluation):
         found = tried(name, "task", form, lambda draw=draw: draw(jax.random.key(0), 2))
         if not isinstance(found, Batch):
@@ -92,7 +92,7 @@ def values(name: str, program: Program, key: Any, task: Task, dtype: Any) -> Non
         ValueError: for inputs that are finite and not in the dtype of the model, classes that there are not, or where
             nothing is asked for. (What is not finite explodes, and is traced.)
     """
-    held = task.evaluation(stream(key, HELD_OUT), program.held_out)
+    held = task.evaluation(stream(key, HELD_OUT), program.options.held_out)
     for batch in (program.drawn(jnp.zeros((), jnp.int32), key, task), held):
         if dtype is not None and (beyond := checks.overflow(batch.inputs, dtype)) is not None:
             hint = "Scale the inputs, or make the model with a wider dtype."
@@ -122,14 +122,14 @@ def program(name: str, program: Program, first: tuple[Any, Any, Any], task: Task
         ValueError: for names that are taken, for variables or an optimizer's state that change their form.
     """
     parameters, rest, key = first
-    batch = jax.eval_shape(lambda key: task.evaluation(key, program.batch), key)
+    batch = jax.eval_shape(lambda key: task.evaluation(key, program.options.batch), key)
     merged = lambda f: lambda p, r, b: f(nnx.merge(program.graph, p, r, copy=True), b)
-    if program.regularizer is not None:
+    if program.options.regularizer is not None:
         form = "regularizer(model, batch) -> real scalar"
-        out = tried(name, "regularizer", form, merged(program.regularizer), parameters, rest, batch)
-        if not _real(out) or out.shape != ():
+        out = tried(name, "regularizer", form, merged(program.options.regularizer), parameters, rest, batch)
+        if not checks.is_real(out) or out.shape != ():
             raise TypeError(checks.message(name, "regularizer", "returns no number", _form(out), form))
-    _probes(name, [merged(probe) for probe in program.probes], parameters, rest, batch)
+    _probes(name, [merged(probe) for probe in program.options.probes], parameters, rest, batch)
     ask = lambda p, r, b: program.loss(p, r, task, b)
     loss, after = tried(name, "model", MODEL, ask, parameters, rest, batch)
     if (old := _form(rest)) != (new := _form(after)):
@@ -160,7 +160,7 @@ def _probes(name: str, probes: list[Callable], *arguments: Any) -> None:
         if not isinstance(out, dict):
             raise TypeError(checks.message(name, argument, "returns no dict", _form(out), "dict of arrays by name"))
         for key, value in out.items():
-            if not isinstance(key, str) or not _real(value):
+            if not isinstance(key, str) or not checks.is_real(value):
                 hint = "Take complex numbers apart; give parts of a result names of their own."
                 got = f"{key!r}: {_form(value)}"
                 raise TypeError(checks.message(name, argument, "returns what is no real array", got, form, hint))
@@ -168,10 +168,6 @@ def _probes(name: str, probes: list[Callable], *arguments: Any) -> None:
             text = checks.message(name, argument, "returns a name that is taken", sorted(both), "other names")
             raise ValueError(text)
         taken |= set(out)
-
-
-def _real(leaf: Any) -> bool:
-    return hasattr(leaf, "dtype") and any(jnp.issubdtype(leaf.dtype, kind) for kind in reading.REAL)
 
 
 def _form(tree: Any) -> str:

@@ -34,7 +34,7 @@ def fingerprint(
     program: Program, one: State, states: State, keys: Any, task: Task, config: dict[str, Any]
 ) -> dict[str, str]:
     """What must not change between the parts of a training, by the name of the argument: short texts and hashes."""
-    batch = task.sample(keys[0], program.batch)
+    batch = task.sample(keys[0], program.options.batch)
     merge = lambda p, r: nnx.merge(program.graph, p, r, copy=True)
     variables = one.parameters, one.rest
     traced: dict[str, tuple[Callable, Any]] = {
@@ -42,10 +42,13 @@ def fingerprint(
         "task": (lambda key: (task.sample(key, 1), task.evaluation(key, 1)), (keys[0],)),
         "optimizer": (lambda s, b: program.updated(s, task, b, s.recent[0], s.parameters), (one, batch)),
     }
-    if program.regularizer is not None:
-        regularizer = program.regularizer
+    if program.options.regularizer is not None:
+        regularizer = program.options.regularizer
         traced["regularizer"] = (lambda p, r, b: regularizer(merge(p, r), b), (*variables, batch))
-    traced["probes"] = (lambda p, r, b: [probe(merge(p, r), b) for probe in program.probes], (*variables, batch))
+    traced["probes"] = (
+        lambda p, r, b: [probe(merge(p, r), b) for probe in program.options.probes],
+        (*variables, batch),
+    )
     marks = {name: str(value) for name, value in config.items()}
     marks |= {name: _traced(f, *arguments) for name, (f, arguments) in traced.items()}
     marks["regularizer"] = marks.get("regularizer", "none")

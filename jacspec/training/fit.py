@@ -1,6 +1,7 @@
 """`fit`: a model, a task and an optimizer in, a trained model and the story of its training out."""
 
 import dataclasses
+import inspect
 import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -131,11 +132,9 @@ def fit(
         >>> found.status, found.history["update"].tolist()
         ('finished', [0, 10, 20])
     """
-    return _fitted(
-        "training.fit", [model], task, optimizer, [seed], updates=updates, batch=batch, every=every, probes=probes,
-        regularizer=regularizer, success=success, jump=jump, patience=patience, held_out=held_out, log=log,
-        callback=callback, checkpoint=checkpoint, progress=progress,
-    )[0]  # fmt: skip
+    given = locals()
+    options = {field.name: given[field.name] for field in _options.FIELDS}
+    return _train("training.fit", [model], task, optimizer, [seed], options)[0]
 
 
 def fit_seeds(
@@ -174,12 +173,17 @@ def fit_seeds(
         raise ValueError(checks.message(name, "seeds", "must be different numbers", seeds, "one seed or more"))
     with told(name, "make", "make(rngs) -> model"):
         models = [make(nnx.Rngs(seed)) for seed in seeds]
-    return _fitted(name, models, task, optimizer, seeds, **options)
+    of_fit = inspect.signature(fit).parameters
+    if "updates" not in options:
+        raise TypeError(checks.message(name, "updates", "is missing", expected="a number of updates"))
+    defaults = {field.name: of_fit[field.name].default for field in _options.FIELDS}
+    return _train(name, models, task, optimizer, seeds, defaults | options)
 
 
-def _fitted(
-    name: str, models: list[nnx.Module], task: Task, optimizer: Any, seeds: list[int], **options: Any
+def _train(
+    name: str, models: list[nnx.Module], task: Task, optimizer: Any, seeds: list[int], options: dict[str, Any]
 ) -> list[Fit]:
+    """One `Fit` a seed; `name` is the public function that is called, `options` are all of them by name."""
     checks.instance(name, "task", task, Task, "Take one of jacspec.tasks.")
     seeds = [checks.integer(name, "seed", seed, 0, 2**32 - 1, "A seed lies in 0..2**32-1.") for seed in seeds]
     checked = _options.checked(name, options, task, optimizer)
@@ -189,11 +193,11 @@ def _fitted(
         checks.instance(name, "make", other, type(models[0]), "One kind of model for all seeds.")
     training = Training(name, models, task, optimizer, seeds, checked)
     training.run()
-    return [_one(training, i) for i in range(len(seeds))]
+    return [_fit_of(training, i) for i in range(len(seeds))]
 
 
-def _one(training: Training, i: int) -> Fit:
-    """The story of one seed."""
+def _fit_of(training: Training, i: int) -> Fit:
+    """What came of the training of seed number i."""
     state = jax.tree.map(lambda leaf: leaf[i], training.states)
     rows, code = training.records[i], int(state.status)
     history = {name: np.stack([row[name] for row in rows]) for name in rows[0]}

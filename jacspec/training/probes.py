@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from jacspec._ground import checks
@@ -40,9 +39,8 @@ def _inputs(name: str, model: Any, batch: Any) -> Array:
     """
     form = "a Batch, or an array (batch, T, features)"
     inputs = getattr(batch, "inputs", batch)
-    dtype = getattr(inputs, "dtype", None)
-    if dtype is None or not any(jnp.issubdtype(dtype, kind) for kind in reading.REAL):
-        got = type(inputs).__name__ if dtype is None else f"dtype {dtype}"
+    if not checks.is_real(inputs):
+        got = f"dtype {inputs.dtype}" if hasattr(inputs, "dtype") else type(inputs).__name__
         raise TypeError(checks.message(name, "inputs", "are no array of numbers", got, form))
     inputs = jnp.asarray(inputs)
     inputs = inputs[None] if inputs.ndim == 1 + reading.over_time(model) else inputs
@@ -242,12 +240,8 @@ class ActivityProbe:
         name = "training.ActivityProbe"
         checks.integer(name, "examples", self.examples, 1)
         for argument in ("slope", "gate"):
-            value = getattr(self, argument)
-            if isinstance(value, (bool, str)) or not isinstance(value, (int, float, np.number)):
-                got = repr(value)
-                raise TypeError(checks.message(name, argument, "must be a number", got, f"0 < {argument} < 1"))
-            if not 0 < value < 1:
-                raise ValueError(checks.message(name, argument, "is out of range", value, f"0 < {argument} < 1"))
+            expected = f"0 < {argument} < 1"
+            checks.plain_number(name, argument, getattr(self, argument), expected, lambda value: 0 < value < 1)
 
     def __call__(self, model: Any, inputs: Batch | Array) -> dict[str, Array]:
         """The numbers by their names, (layers,) each.

@@ -19,9 +19,6 @@ from jacspec.tasks import Batch, Task
 from jacspec.training._told import told
 from jacspec.typing import State
 
-REAL = (jnp.floating, jnp.integer, jnp.bool_)
-"""Kinds of numbers that are real."""
-
 UNCHECKED = {"check": False}
 """Options of a chain: explosions are looked at too."""
 

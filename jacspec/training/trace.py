@@ -99,7 +99,7 @@ def locate(program: Program, state: State, key: Array, task: Task) -> Trace:
     found = _in_data(u, batch, dtype) or _in_variables(u, state)
     if found is not None:
         return found
-    plain = dataclasses.replace(program, regularizer=None)
+    plain = program.without_regularizer()
     gradient = _gradient(plain, state, task)
     (loss, rest), g = gradient(batch)
     passes = _passes.Passes(program.model(state), task, batch)
@@ -114,7 +114,7 @@ def locate(program: Program, state: State, key: Array, task: Task) -> Trace:
     if not all_finite(rest):
         first = origin(lambda p, r, b: plain.loss(p, r, task, b)[1], state.parameters, state.rest, batch)
         return Trace("forward", u, operation=first, **_named_first("the new value of {} is not finite", rest))
-    if program.regularizer is not None:
+    if program.options.regularizer is not None:
         (whole, _), g = _gradient(program, state, task)(batch)
         if not np.isfinite(whole) or not all_finite(g):
             part = "its gradient" if np.isfinite(whole) else "it"
