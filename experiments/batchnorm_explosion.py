@@ -99,5 +99,10 @@ def step(kind: str, name: str) -> Any:
     return layer
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run it alone: ``python -m experiments.batchnorm_explosion``."""
     experiments.alone("batchnorm_explosion")
+
+
+if __name__ == "__main__":
+    main()

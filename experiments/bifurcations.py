@@ -202,5 +202,10 @@ def wall(config: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run it alone: ``python -m experiments.bifurcations``."""
     experiments.alone("bifurcations")
+
+
+if __name__ == "__main__":
+    main()

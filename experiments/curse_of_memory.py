@@ -135,5 +135,10 @@ def turning(config: dict[str, Any]) -> dict[str, Any]:
     return {"by_theta": np.mean(measured(cell, blocks(config, noise(config, 0.0, 200)))["theta"] ** 2, axis=0)}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run it alone: ``python -m experiments.curse_of_memory``."""
     experiments.alone("curse_of_memory")
+
+
+if __name__ == "__main__":
+    main()

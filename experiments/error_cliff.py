@@ -161,5 +161,10 @@ def descent(config: dict[str, Any]) -> dict[str, Any]:
     return {"w": w, "b": b, "error": error}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run it alone: ``python -m experiments.error_cliff``."""
     experiments.alone("error_cliff")
+
+
+if __name__ == "__main__":
+    main()

@@ -18,12 +18,12 @@ import numpy as np
 from scipy.interpolate import CubicSpline
 from scipy.linalg import eigh_tridiagonal
 from scipy.optimize import root_scalar
-from scipy.special import expit
 from threadpoolctl import threadpool_limits
 
 import experiments
 import jacspec as js
 from experiments._known import known
+from jacspec.theory import recurrent
 
 CONFIG = {
     "seed": 0,
@@ -186,7 +186,7 @@ def theory(config: dict[str, Any]) -> dict[str, np.ndarray]:
     """lambda_1 of the flow, axes (noise, gain); dimension and entropy of the map along a curve; the same at the runs' gains."""
     gains = np.geomspace(1.05, max(config["sweep_gains"]), config["theory_gains"])
     curve = np.geomspace(1.05, max(config["map_gains"]), 3 * config["theory_gains"])
-    dimension, entropy = np.transpose([map_extensive(g) for g in curve])
+    network = jax.vmap(recurrent.rate_network)(jnp.asarray(curve))
     leading: Callable[[Any], np.ndarray] = lambda at: np.array(
         [[flow_exponent(g, s) for g in at] for s in config["noise"]]
     )
@@ -195,8 +195,8 @@ def theory(config: dict[str, Any]) -> dict[str, np.ndarray]:
         "theory_leading": leading(gains),
         "sweep_theory": leading(config["sweep_gains"]),
         "theory_map_gains": curve,
-        "theory_map_dimension": dimension,
-        "theory_map_entropy": entropy,
+        "theory_map_dimension": np.asarray(network.dimension),
+        "theory_map_entropy": np.asarray(network.entropy),
     }
 
 
@@ -205,25 +205,6 @@ def gaussian() -> tuple[np.ndarray, np.ndarray]:
     z = np.linspace(-10, 10, 2001)
     weight = np.exp(-(z**2) / 2)
     return z, weight / weight.sum()
-
-
-def map_extensive(g: float) -> tuple[float, float]:
-    """Dimension and entropy rate per unit of the map, n -> infinity, from the spectrum of a product of independent factors.
-
-    With d = tanh'(x)^2, x ~ N(0, q), q = g^2 <tanh^2>, the share u(y) = <y d / (1 + y d)> of the exponents lies above
-    lambda = ln(g^2 u / y) / 2, and their sum is n L, L = u (lambda - 1/2) + <ln(1 + y d)> / 2: Newman 1986 for d = 1.
-    """
-    z, weight = gaussian()
-    q = root_scalar(lambda q: g**2 * (weight @ np.tanh(np.sqrt(q) * z) ** 2) - q, bracket=(1e-4, g**2)).root
-    log_d = -4 * (np.logaddexp(np.sqrt(q) * z, -np.sqrt(q) * z) - np.log(2))
-
-    def at(log_y):
-        u = weight @ expit(log_y + log_d)
-        exponent = np.log(g) + (np.log(u) - log_y) / 2
-        return u, exponent, u * (exponent - 0.5) + weight @ np.logaddexp(0, log_y + log_d) / 2
-
-    zero, balanced = (root_scalar(lambda y, k=k: at(y)[k], bracket=(-20, 40)).root for k in (1, 2))
-    return at(balanced)[0], at(zero)[2]
 
 
 def flow_exponent(g: float, sigma: float, *, points: int = 300, grid: int = 3000) -> float:

@@ -167,5 +167,10 @@ def mean_field(config: dict[str, Any]) -> dict[str, np.ndarray]:
     return {"mean_field": (np.log(g) + (np.log(u) - middle) / 2).mean(axis=0)}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run it alone: ``python -m experiments.flossing``."""
     experiments.alone("flossing")
+
+
+if __name__ == "__main__":
+    main()

@@ -103,5 +103,10 @@ def norms(config: dict[str, Any], key: jax.Array) -> dict[str, Any]:
     return {"log": logs, "theory": mean, "variance_theory": variance}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run it alone: ``python -m experiments.gaussian_products``."""
     experiments.alone("gaussian_products")
+
+
+if __name__ == "__main__":
+    main()

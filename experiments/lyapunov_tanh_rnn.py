@@ -11,13 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import expit
 from threadpoolctl import threadpool_limits
 
 import experiments
 import jacspec as js
 from experiments._known import known
+from jacspec.theory import recurrent
 
 CONFIG = {
     "seed": 0,
@@ -132,75 +131,32 @@ def leading_curve(config: dict[str, Any]) -> dict[str, np.ndarray]:
     return {"curve_gains": np.asarray(gains), "curve_leading": np.swapaxes(np.array(runs), 1, 2)}
 
 
-def gaussian_mean(f: Any, q: float) -> np.ndarray:
-    """E f(a), a ~ N(0, q), along the last axis of f: the trapezoid rule, with nodes doubled until it stands still.
-
-    It converges geometrically for f analytic in a strip; a fixed Gauss-Hermite rule is silently wrong at large q.
-    """
-    nodes, old = 8, np.inf
-    while True:
-        x = np.linspace(-10, 10, nodes * max(4, int(np.ceil(4 * np.sqrt(q)))) + 1)
-        new = f(np.sqrt(q) * x) @ np.exp(-(x**2) / 2) * (x[1] - x[0]) / np.sqrt(2 * np.pi)
-        if np.max(np.abs(new - old)) <= 1e-13 * max(1.0, np.max(np.abs(new))) or nodes > 1000:
-            return new
-        nodes, old = 2 * nodes, new
-
-
-def log_slope(a: np.ndarray) -> np.ndarray:
-    """ln tanh'(a) = -2 ln cosh a, without overflow."""
-    return -2 * (np.logaddexp(a, -a) - np.log(2))
-
-
-def variance(g: float, sigma: float) -> float:
-    """The fixed point q = g^2 <tanh^2> + sigma^2: the variance of the pre-activations."""
-    excess = lambda q: g**2 * gaussian_mean(lambda a: np.tanh(a) ** 2, q) + sigma**2 - q
-    if sigma == 0 and g <= 1:
-        return 0.0
-    return brentq(excess, 1e-6, g**2 + sigma**2 + 1, xtol=1e-13, rtol=1e-14)
-
-
-def mean_field(g: float, sigma: float, u: np.ndarray) -> dict[str, Any]:
-    """Spectrum, leading and mean exponent, D_KY / n and entropy / n as n -> infinity.
-
-    lambda(u) = 1/2 ln[g^2 (1 - u) / S(-u)], S the S-transform of D^2 = phi'(a)^2. With y = -z > 0 the root of
-    <y D^2 / (1 + y D^2)> = u it is 1/2 ln(g^2 u / y), found here by bisection in ln y for all u at once.
-    """
-    q = variance(g, sigma)
-    square = lambda a: np.exp(2 * log_slope(a))
-    low, high = np.full(u.size, -60.0), np.full(u.size, 800.0)
-    for _ in range(55 if q else 0):
-        middle = (low + high) / 2
-        above = gaussian_mean(lambda a, m=middle: expit(m[:, None] + 2 * log_slope(a)), q) > u
-        low, high = np.where(above, low, middle), np.where(above, middle, high)
-    spectrum = np.log(g) + 0.5 * (np.log(u) - (low + high) / 2 if q else np.log1p(-u))
-    sums = np.append(0.0, np.cumsum(spectrum)) / u.size
-    crossing = int(np.argmax(sums[1:] < 0)) if spectrum[0] > 0 else 0
-    dimension = (crossing + sums[crossing] * u.size / -spectrum[crossing]) / u.size if crossing else 0.0
-    return {
-        "leading": np.log(g) + 0.5 * np.log(gaussian_mean(square, q)),
-        "mean": np.log(g) - 0.5 + gaussian_mean(log_slope, q),
-        "spectrum": spectrum,
-        "dimension": dimension,
-        "entropy": np.maximum(spectrum, 0).sum() / u.size,
-    }
-
-
 def theory(config: dict[str, Any]) -> dict[str, np.ndarray]:
     """Mean-field values at the gains that were run, axes (gain, input), and along a curve of gains."""
     points = config["theory_points"]
-    u = (np.arange(points) + 0.5) / points
+    u = (jnp.arange(points) + 0.5) / points
     fine = np.union1d(np.geomspace(0.5, 10, config["theory_gains"]), [1.0])
+    variances = jnp.asarray(config["inputs"]) ** 2
+    network = lambda g, v: recurrent.rate_network(g, input_variance=v)
+    spectrum = lambda g, v: recurrent.rate_spectrum(u, g, input_variance=v)
 
-    def table(gains, fields):
-        rows = [[mean_field(g, sigma, u) for sigma in config["inputs"]] for g in gains]
-        return {field: np.array([[cell[field] for cell in row] for row in rows]) for field in fields}
+    def table(question, gains):
+        each = jax.vmap(jax.vmap(question, (None, 0)), (0, None))
+        return each(jnp.asarray(gains, float), variances)
 
-    fields = ("leading", "mean", "spectrum", "dimension", "entropy")
-    found = {f"theory_{k}": v for k, v in table(config["gains"], fields).items()}
-    found |= {f"large_theory_{k}": v[0, 0] for k, v in table([config["large_gain"]], fields).items()}
-    fields = ("leading", "dimension", "entropy")
-    found |= {f"fine_{k}": v for k, v in table(fine, fields).items()}
-    return found | {"theory_u": u, "fine_gains": fine}
+    def fields(found, *names):
+        if not found.converged.all():
+            msg = f"mean field is not known to its digits at {int((~found.converged).sum())} points"
+            raise experiments.DoubtfulResult(msg)
+        return {name: np.asarray(getattr(found, name)) for name in names}
+
+    names = "leading", "dimension", "entropy"
+    gains = [*config["gains"], config["large_gain"]]
+    of_runs = fields(table(network, gains), *names, "mean") | {"spectrum": np.asarray(table(spectrum, gains))}
+    found = {f"theory_{name}": a[:-1] for name, a in of_runs.items()}
+    found |= {f"large_theory_{name}": a[-1, 0] for name, a in of_runs.items()}
+    found |= {f"fine_{name}": a for name, a in fields(table(network, fine), *names).items()}
+    return found | {"theory_u": np.asarray(u), "fine_gains": fine}
 
 
 def main() -> None:

@@ -157,5 +157,10 @@ def ginibre(config: dict[str, Any]) -> dict[str, Any]:
     return {"log": np.stack([measured(jnp.asarray(W)) for W in draws]), "edge_theory": edge}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run it alone: ``python -m experiments.nonnormal_transients``."""
     experiments.alone("nonnormal_transients")
+
+
+if __name__ == "__main__":
+    main()

@@ -54,5 +54,10 @@ def measured(factors: Any, key: jax.Array, draws: int, depths: list[int]) -> np.
     return np.asarray(jnp.stack([values(factors(k)) for k in jax.random.split(key, draws)]))
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run it alone: ``python -m experiments.product_density``."""
     experiments.alone("product_density")
+
+
+if __name__ == "__main__":
+    main()

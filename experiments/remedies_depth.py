@@ -126,5 +126,10 @@ def descend(net: Any, picks: jax.Array, *, rate: float, data: Any, held: Any) ->
     return jnp.mean(right), log_norm
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run it alone: ``python -m experiments.remedies_depth``."""
     experiments.alone("remedies_depth")
+
+
+if __name__ == "__main__":
+    main()

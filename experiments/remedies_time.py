@@ -70,5 +70,10 @@ def run(config: dict[str, Any], progress: experiments.Progress) -> dict[str, np.
     return arrays
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run it alone: ``python -m experiments.remedies_time``."""
     experiments.alone("remedies_time")
+
+
+if __name__ == "__main__":
+    main()

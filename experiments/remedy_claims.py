@@ -316,5 +316,10 @@ def shifts(
     return jax.lax.scan(stage, params, (cut(x), cut(y)))[1]
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run it alone: ``python -m experiments.remedy_claims``."""
     experiments.alone("remedy_claims")
+
+
+if __name__ == "__main__":
+    main()

@@ -226,5 +226,10 @@ def isometry(config: dict[str, Any]) -> dict[str, Any]:
     return {"t": D * t, "log": np.stack(logs).reshape(*shape, n), "error": np.stack(errors).reshape(shape)}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run it alone: ``python -m experiments.saxe_dynamics``."""
     experiments.alone("saxe_dynamics")
+
+
+if __name__ == "__main__":
+    main()

@@ -169,5 +169,10 @@ def draws(config: dict[str, Any]) -> dict[str, Any]:
     return {"start": x, "updates": updates, "last": np.abs(path[:, -1])}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run it alone: ``python -m experiments.smoothness_clipping``."""
     experiments.alone("smoothness_clipping")
+
+
+if __name__ == "__main__":
+    main()

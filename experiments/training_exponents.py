@@ -12,12 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 
 import experiments
 import jacspec as js
 from experiments._known import known
-from jacspec import models, remedies, tasks
+from jacspec import models, remedies, tasks, training
 
 CONFIG = {
     "seed": 0,
@@ -28,91 +27,72 @@ CONFIG = {
     "batch": 64,
     "rate": 5e-3,
     "clip": 1.0,
-    "block": 25,
-    "records": [0, 25, 50, 100, 150, 200, 300, 400],
+    "updates": 400,
+    "every": 50,
     "digits": 50,
     "burn_in": 80,
     "cotangents": 16,
 }
-FULL = {"width": 64, "draws": 5, "records": [0, 25, 50, 100, 200, 400, 700, 1000], "digits": 300}
+FULL = {"width": 64, "draws": 5, "updates": 1000, "every": 100, "digits": 300}
 TINY = {
     "width": 4,
     "draws": 2,
     "batch": 4,
-    "block": 2,
-    "records": [0, 2, 4],
+    "updates": 4,
+    "every": 2,
     "digits": 5,
     "burn_in": 8,
     "cotangents": 2,
 }
+MEASURED = ("whole", "alone", "standard_error", "keep", "sum_rule", "log_gradient_norms")
+"""What `judge` finds."""
+
 MAY_BE_NAN = ("standard_error",)
 """A record too short or too regular to tell its standard error."""
 
 
 def run(config: dict[str, Any], progress: experiments.Progress) -> dict[str, np.ndarray]:
-    """For each cell what `judge` finds, with leading axes (draw, record)."""
+    """For each cell what `judge` finds, its loss and errors on all digits held out, with leading axes (draw, record)."""
     arrays, task = {}, tasks.digits(order="row", dtype=jnp.float64)
-    total = 2 * len(config["cells"])
-    for i, cell in enumerate(config["cells"]):
-        progress(f"training, {cell}", 2 * i, total)
-        graph, networks = trained(config, cell, task)
-        progress(f"spectra, {cell}", 2 * i + 1, total)
-        of_all = jax.jit(lambda s, graph=graph: jax.lax.map(lambda p: judge(config, nnx.merge(graph, p), task), s))
-        flat = jax.tree.map(lambda p: p.reshape(-1, *p.shape[2:]), networks)
-        lead = config["draws"], len(config["records"])
-        for name, found in of_all(flat).items():
-            arrays[f"{cell}_{name}"] = np.asarray(found).reshape(lead + found.shape[1:])
-    progress("done", total, total)
+    for done, cell in enumerate(config["cells"]):
+        progress(f"training, {cell}", done, len(config["cells"]))
+        runs = trained(config, cell, task)
+        history = {name: np.stack([run.history[name] for run in runs]) for name in runs[0].history}
+        arrays |= {f"{cell}_{name}": history[name] for name in ("loss", *MEASURED)}
+        arrays |= {f"{cell}_wrong": history["metric"], "records": history["update"][0]}
+    progress("done", len(config["cells"]), len(config["cells"]))
     return arrays
 
 
-def trained(config: dict[str, Any], cell: str, task: tasks.Task) -> tuple[Any, Any]:
-    """The structure of the networks and their parameters, with leading axes (draw, record)."""
-    optimizer = optax.chain(remedies.clip_by_global_norm(config["clip"]), optax.adam(config["rate"]))
-    blueprint = functools.partial(
-        models.Recurrent, cell, task.features, config["width"], task.outputs,
-        forget_bias=config["keep_bias"], dtype=jnp.float64,
+def trained(config: dict[str, Any], cell: str, task: tasks.Task) -> list[training.Fit]:
+    """A training for every draw, with what `judge` finds at every record."""
+    return training.fit_seeds(
+        lambda rngs: models.Recurrent(
+            cell, task.features, config["width"], task.outputs, readout="last",
+            forget_bias=config["keep_bias"], dtype=jnp.float64, rngs=rngs,
+        ),
+        task,
+        optax.chain(remedies.clip_by_global_norm(config["clip"]), optax.adam(config["rate"])),
+        seeds=range(config["seed"], config["seed"] + config["draws"]),
+        updates=config["updates"],
+        batch=config["batch"],
+        every=config["every"],
+        probes=[functools.partial(judge, config, task)],
+        held_out=task.held_out,
+        success=False,
     )  # fmt: skip
-    graph = nnx.graphdef(nnx.eval_shape(lambda: blueprint(rngs=nnx.Rngs(0))))
-
-    def loss(parameters: Any, key: jax.Array) -> jax.Array:
-        batch = task.sample(key, config["batch"])
-        return task.loss(jax.vmap(nnx.merge(graph, parameters))(batch.inputs), batch)
-
-    def update(carry: Any, key: jax.Array) -> tuple[Any, None]:
-        parameters, state = carry
-        change, state = optimizer.update(jax.grad(loss)(parameters, key), state, parameters)
-        return (optax.apply_updates(parameters, change), state), None
-
-    def learn(carry: Any, keys: jax.Array) -> Any:
-        return jax.lax.scan(update, carry, keys)[0]
-
-    @jax.jit
-    def start(key: jax.Array) -> Any:
-        parameters = nnx.state(blueprint(rngs=nnx.Rngs(params=key)))
-        return parameters, optimizer.init(parameters)
-
-    of_draws = jax.jit(jax.vmap(learn, in_axes=(0, None)))
-    key, last = jax.random.key(config["seed"]), config["records"][-1]
-    carries = [start(jax.random.fold_in(key, draw)) for draw in range(config["draws"])]
-    carry, keys = jax.tree.map(lambda *leaves: np.stack(leaves), *carries), jax.random.split(key, last)
-    kept = [carry[0]]
-    for done in range(0, last, config["block"]):
-        carry = of_draws(carry, keys[done : done + config["block"]])
-        kept += [carry[0]] if done + config["block"] in config["records"] else []
-    return graph, jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *kept)
 
 
-def judge(config: dict[str, Any], model: models.Recurrent, task: tasks.Task) -> dict[str, jax.Array]:
-    """Loss and errors on the digits held out, and the questions put to a stream of them.
+def judge(
+    config: dict[str, Any], task: tasks.Task, model: models.Recurrent, _: tasks.Batch | None = None
+) -> dict[str, jax.Array]:
+    """The questions put to a stream of held-out digits: a probe of `jacspec.training`.
 
     `sum_rule` is mean ln abs det J_t. For the LSTM, where h_t = o tanh(c_t), rows of (c, h) subtract to a triangle:
     det J_t = det W_o prod f tanh(c_t) o (1 - o), and nothing of the Jacobian is asked.
     """
     key, burn_in, skip = jax.random.key(config["seed"]), config["burn_in"], {"transient": config["burn_in"]}
-    held_out = task.evaluation(key, task.held_out)
-    outputs = jax.vmap(model)(held_out.inputs)
-    xs = held_out.inputs[: config["digits"]].reshape(-1, task.features)
+    xs = task.evaluation(key, config["digits"]).inputs.reshape(-1, task.features)
     chain, lstm = model.chain(xs, check=False), model.cell == "lstm"
     step: Any = model.step
     before = jax.tree.map(lambda h: h[:-1], chain.states)
@@ -131,8 +111,6 @@ def judge(config: dict[str, Any], model: models.Recurrent, task: tasks.Task) -> 
     v = jax.random.normal(jax.random.fold_in(key, 1), (config["cotangents"], config["width"]))
     v = jnp.pad(v, ((0, 0), (chain.shape[0] - config["width"], 0)))  # a loss reads h, the last part of the state
     return {
-        "loss": task.loss(outputs, held_out),
-        "wrong": task.wrong(outputs, held_out).mean(),
         "whole": whole.exponents,
         "alone": alone.exponents,
         "standard_error": whole.standard_error[0],
@@ -142,5 +120,10 @@ def judge(config: dict[str, Any], model: models.Recurrent, task: tasks.Task) -> 
     }
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run it alone: ``python -m experiments.training_exponents``."""
     experiments.alone("training_exponents")
+
+
+if __name__ == "__main__":
+    main()

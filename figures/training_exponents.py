@@ -29,12 +29,12 @@ WHOLE = {"lstm": "whole state $(c,h)$", "gru": "whole state $h$"}
 GATE = {"lstm": "forget gate", "gru": "update gate"}
 
 
-def draw(data: dict[str, np.ndarray], config: dict[str, Any]) -> tuple[Any, list[Claim]]:
+def draw(data: dict[str, np.ndarray], _: dict[str, Any]) -> tuple[Any, list[Claim]]:
     """Six panels, and the claims behind them."""
     fig, axes = plotting.figure("double", 0.86, 2, 3)
-    losses(axes[0, 0], data, config)
-    leading(axes[0, 1], data, config, "lstm")
-    leading(axes[0, 2], data, config, "gru")
+    losses(axes[0, 0], data)
+    leading(axes[0, 1], data, "lstm")
+    leading(axes[0, 2], data, "gru")
     spectra(axes[1, 0], data, "lstm")
     spectra(axes[1, 1], data, "gru")
     gradients(axes[1, 2], data)
@@ -52,10 +52,10 @@ def runs(ax: Any, x: Any, rows: np.ndarray, color: str, marker: str, label: str)
     ax.plot(x, rows.mean(axis=0), color=color, marker=marker, markersize=3.4, label=label, **MARK)
 
 
-def losses(ax: Any, data: dict[str, np.ndarray], config: dict[str, Any]) -> None:
+def losses(ax: Any, data: dict[str, np.ndarray]) -> None:
     """Held-out loss of both."""
     for cell, (name, color, marker) in NAMES.items():
-        runs(ax, config["records"], data[f"{cell}_loss"], color, marker, name)
+        runs(ax, data["records"], data[f"{cell}_loss"], color, marker, name)
     ax.axhline(np.log(10), color="0.5", linestyle=":", linewidth=0.9, zorder=0)
     ax.set(yscale="log", xlabel="updates", ylabel="held-out loss (nats)")
     ax.set_yticks([0.2, 0.5, 1, 2], ["0.2", "0.5", "1", "2"])
@@ -63,10 +63,10 @@ def losses(ax: Any, data: dict[str, np.ndarray], config: dict[str, Any]) -> None
     ax.legend(loc="upper right", bbox_to_anchor=(1, 0.92), handlelength=1)
 
 
-def leading(ax: Any, data: dict[str, np.ndarray], config: dict[str, Any], cell: str) -> None:
+def leading(ax: Any, data: dict[str, np.ndarray], cell: str) -> None:
     """Leading exponent of the whole state, of h alone, and the keeping gate."""
     name, color, marker = NAMES[cell]
-    x = config["records"]
+    x = data["records"]
     ax.plot(x, data[f"{cell}_keep"][..., 0].mean(axis=0), color=GREEN, linestyle="-.", label=GATE[cell], **LINE)
     runs(ax, x, data[f"{cell}_whole"][..., 0], color, marker, WHOLE[cell])
     runs(ax, x, data[f"{cell}_alone"][..., 0], DARK, "x", "$h$ alone")
