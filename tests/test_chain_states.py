@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import jacspec as js
+from jacspec.remedies import pascanu_omega
 
 RNG = np.random.default_rng(0)
 N, T = 3, 6
@@ -269,3 +270,29 @@ def test_what_32_bits_cannot_hold_is_told_by_name(name):
 def test_integers_beyond_32_bits_are_refused():
     with jax.enable_x64(False), pytest.raises(ValueError, match=r"'xs' is beyond the range of int32.*1\.0995116e\+12"):
         js.jacobian_chain(lambda h, x: h * x, np.ones(1, np.float32), np.full((2,), 2**40))
+
+
+@pytest.mark.parametrize("T", [1, 3])  # T + 1 = 2 is the number of parts of the state, too
+def test_a_state_that_is_a_list_is_one_that_is_a_tuple(T):
+    W = jax.random.normal(jax.random.key(0), (4, 4)) / 2
+    step = lambda h, x: (jnp.tanh(W @ h[0] + x), jnp.tanh(W.T @ h[1] + h[0]))
+    as_list = lambda h, x: list(step(tuple(h), x))
+    xs, h0, g = (
+        jax.random.normal(jax.random.key(1), (T, 4)),
+        (jnp.zeros(4), jnp.ones(4)),
+        (jnp.ones(4), jnp.arange(4.0)),
+    )
+    tuples, lists = js.jacobian_chain(step, h0, xs), js.jacobian_chain(as_list, list(h0), xs)
+    assert jnp.array_equal(js.log_singular_values(tuples), js.log_singular_values(lists))
+    stacked = jax.tree.map(lambda a: jnp.stack([a] * (T + 1)), g)
+    every = [(g, list(g)), (stacked, list(stacked)), ([g] * (T + 1), [list(g)] * (T + 1))]
+    for of_tuples, of_lists in every:
+        a, b = js.adjoints(tuples, of_tuples), js.adjoints(lists, of_lists)
+        assert jnp.array_equal(a.log_norms, b.log_norms)
+        assert jax.tree.all(jax.tree.map(jnp.array_equal, list(a.directions), b.directions))
+        assert pascanu_omega(tuples, of_tuples) == pascanu_omega(lists, of_lists)
+        a, b = (
+            js.parameter_gradient_norms(s, h, xs, c)
+            for s, h, c in ((step, h0, of_tuples), (as_list, list(h0), of_lists))
+        )
+        assert a.step_total == b.step_total

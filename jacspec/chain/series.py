@@ -3,7 +3,7 @@
 What walks over a chain returns a series and takes one; with these functions no caller needs to know which of the two.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -81,11 +81,15 @@ def in_turn(f: Callable[[Any, Any], Any], series: Any, constants: Sequence[Any],
     return jax.lax.map(one, series, batch_size=min(side_by_side, count))
 
 
-def given(entries: Any, count: int) -> Any:
-    """What a user gives for `count` entries, as a series: a list of them, or arrays with that leading axis; else None."""
-    if type(entries) in (list, Ragged) and len(entries) == count:
-        return Ragged(entries)
-    return entries if all(leaf.shape[:1] == (count,) for leaf in jax.tree.leaves(entries)) else None
+def readings(values: Any, count: int) -> Iterator[Any]:
+    """What a user gives for `count` entries, as series: a list of entries, and arrays with that leading axis.
+
+    A list may be both: of entries, or of the leaves of a state that is a list.
+    """
+    if type(values) in (list, Ragged) and len(values) == count:
+        yield Ragged(values)
+    if type(values) is not Ragged and all(leaf.shape[:1] == (count,) for leaf in jax.tree.leaves(values)):
+        yield values
 
 
 def forms(series: Any) -> list[Any]:

@@ -107,10 +107,10 @@ def cotangents(name: str, chain: JacobianChain, cotangent: State) -> tuple[Any, 
 
     if _fits(cotangent, chain, T):
         return series.vector(cotangent, chain.dtype), None
-    every = series.given(cotangent, T + 1)
-    if every is not None and _all_fit(series.forms(every), chain):
-        flat = chain.source.series(series.vectors(every, chain.dtype))
-        return series.entry(flat, -1), series.part(flat, slice(-1))
+    for every in series.readings(cotangent, T + 1):
+        if _all_fit(series.forms(every), chain):
+            flat = chain.source.series(series.vectors(every, chain.dtype))
+            return series.entry(flat, -1), series.part(flat, slice(-1))
     got = f"shapes {[leaf.shape for _, leaf in leaves]}"
     raise ValueError(checks.message(name, "cotangent", "does not fit", got, expected))
 
