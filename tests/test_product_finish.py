@@ -135,7 +135,7 @@ def check_vectors(done):
 def test_values_agree_with_mpmath(name):
     l, U = CASES[name]
     done = finish(pair(l), jnp.asarray(U))
-    assert bool(done.converged), (int(done.sweeps), float(done.off))
+    assert bool(done.converged), (int(done.sweeps), float(done.largest_cosine))
     close(done.log_singular_values, oracle(l, U))
     check_vectors(done)
 
@@ -146,8 +146,8 @@ def test_values_in_float32(name):
     U = U.astype(np.float32)
     logs = pair(l, np.float32)
     done = finish(logs, jnp.asarray(U))
-    assert done.log_singular_values.dtype == done.right.dtype == done.off.dtype == jnp.float32
-    assert bool(done.converged), (int(done.sweeps), float(done.off))
+    assert done.log_singular_values.dtype == done.right.dtype == done.largest_cosine.dtype == jnp.float32
+    assert bool(done.converged), (int(done.sweeps), float(done.largest_cosine))
     close(done.log_singular_values, oracle(np.asarray(logs.hi, float) + np.asarray(logs.lo, float), U), np.float32)
 
 
@@ -226,7 +226,7 @@ def test_slow_paths_reach_the_same_values(monkeypatch, setting, value):
     for name in ("spread 12", "spread 400", "one cluster", "near-equal pairs", "dead rows"):
         l, U = CASES[name]
         done = solve(pair(l), jnp.asarray(U))
-        assert bool(done.converged), (name, int(done.sweeps), float(done.off))
+        assert bool(done.converged), (name, int(done.sweeps), float(done.largest_cosine))
         close(done.log_singular_values, oracle(l, U))
 
 
@@ -236,7 +236,7 @@ def test_giving_up_is_reported(monkeypatch):
     done = fresh()(pair(l), jnp.asarray(U))
     assert not bool(done.converged)
     assert int(done.sweeps) == 0
-    assert float(done.off) > 1e-14
+    assert float(done.largest_cosine) > 1e-14
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -342,7 +342,7 @@ def test_only_values_carry_a_derivative():
 
     def floats(logs, U):
         done = finish(logs, U)
-        return done.right, done.off
+        return done.right, done.largest_cosine
 
     _, (right, off) = jax.jvp(floats, (pair(l), jnp.asarray(U)), tangents)
     assert not right.any()

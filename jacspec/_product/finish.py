@@ -30,12 +30,26 @@ from jax import Array, lax
 
 from jacspec._ground import lapack
 from jacspec._ground.primitives import Primitive
-from jacspec._product.logs import Logs, normalize_rows, relative, scale_columns
+from jacspec._product.logs import Logs, normalize_rows, scale_columns, sizes_beside
 from jacspec._product.orthogonal import row_sorted_qr
 
-MAX_STEPS = 40  # two to seven are normal
-PAIRWISE_FROM = 16  # from this step on only the method with a proof
-SMALL = 1.0  # largest row sum of the generator for which all pairs are rotated at once
+MAX_STEPS = 40
+"""Rotations of the whole matrix at most: two to seven are normal."""
+
+PAIRWISE_FROM = 16
+"""The step from which on rows are rotated pair by pair only, the one method that is proved to converge."""
+
+PAIRWISE_EVERY = 4
+"""Before that, every so many steps a sweep pair by pair breaks a cycle of the blocks."""
+
+SMALL = 1.0
+"""Largest row sum of the generator K for which all pairs are rotated at once: the series of (I - K/2)^-1 then converges."""
+
+SINGULAR = -0.75
+"""M^-1 with an entry of eps^SINGULAR or more keeps less than a quarter of the digits: M counts as singular."""
+
+BLOCK_HEIGHT = -2 / 9
+"""Height h of a block in units of ln(eps): it leaves cosines of eps e^(2h) = eps^(5/9), whose square is below eps."""
 
 matmul = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 
@@ -47,14 +61,14 @@ class Finished(NamedTuple):
         log_singular_values: (m,), natural logs, descending; -inf for exact zeros. NaN where the input had a NaN.
         right: (n, m), right singular vectors as columns, zero where the singular value is.
         sweeps: rotations of the whole matrix, scalar int.
-        off: largest abs cosine left between two rows, measured on the rows returned; scalar.
-        converged: ``off <= 4 eps sqrt(max(m, 4))``, scalar bool.
+        largest_cosine: largest abs cosine left between two rows, measured on the rows returned; scalar.
+        converged: ``largest_cosine <= 4 eps sqrt(max(m, 4))``, scalar bool.
     """
 
     log_singular_values: Array
     right: Array
     sweeps: Array
-    off: Array
+    largest_cosine: Array
     converged: Array
 
 
@@ -79,24 +93,24 @@ def finish(logs: Logs, U: Array) -> Finished:
         )
         raise ValueError(message)
     done = jax.tree.map(lax.stop_gradient, _solve(*lax.stop_gradient((logs, U))))
-    return done._replace(log_singular_values=attached(logs, U, done.log_singular_values, done.right))
+    return done._replace(log_singular_values=with_derivative(logs, U, done.log_singular_values, done.right))
 
 
-def attached(logs: Logs, U: Array, values: Array, right: Array) -> Array:
+def with_derivative(logs: Logs, U: Array, values: Array, right: Array) -> Array:
     """`values` and `right` were computed from `logs` and `U`: the values, with their derivative."""
-    return _attached(logs.hi, logs.lo, U, values, right)
+    return _value(logs.hi, logs.lo, U, values, right)
 
 
 @Primitive
-def _attached(hi: Array, lo: Array, U: Array, values: Array, right: Array) -> Array:  # noqa: ARG001
+def _value(hi: Array, lo: Array, U: Array, values: Array, right: Array) -> Array:  # noqa: ARG001
     return jnp.array(values)
 
 
-@_attached.defjvp
-def _attached_jvp(primals, tangents):
+@_value.defjvp
+def _value_jvp(primals, tangents):
     hi, lo, U, values, right = primals
     dhi, dlo, dU, _, _ = tangents
-    hi, lo, U = map(_once, (hi, lo, U))
+    hi, lo, U = map(_first_order, (hi, lo, U))
     # Rows and values of zero scale become rows and columns of the identity. Live ones come first on both sides.
     order = jnp.argsort(-hi)
     live, kept = jnp.isfinite(hi[order]), jnp.isfinite(values) & jnp.any(right != 0, axis=0)
@@ -114,17 +128,17 @@ def _inverse(M: Array) -> Array:
     eps, eye = float(jnp.finfo(M.dtype).eps), jnp.eye(M.shape[0], dtype=M.dtype)
     inverse = lapack.inverse(M)
     damped = matmul(lapack.inverse(matmul(M.T, M) + eps * eye), M.T)
-    return jnp.where(jnp.max(jnp.abs(inverse), initial=0) < eps**-0.75, inverse, damped)
+    return jnp.where(jnp.max(jnp.abs(inverse), initial=0) < eps**SINGULAR, inverse, damped)
 
 
 @Primitive
-def _once(x: Array) -> Array:
+def _first_order(x: Array) -> Array:
     """The identity, where a derivative has been taken already."""
     return jnp.array(x)
 
 
-@_once.defjvp
-def _once_jvp(primals, tangents):
+@_first_order.defjvp
+def _first_order_jvp(primals, tangents):
     del primals, tangents
     message = (
         "jacspec: log singular values have no second derivative here (a Hessian, a gradient of a gradient), only first "
@@ -145,9 +159,9 @@ def _solve(logs: Logs, U: Array) -> Finished:
     U = jnp.where(jnp.isfinite(logs.hi)[:, None], U, 0)
 
     # Two LQ passes, U = L Q^T and then the same for (diag(e^l) L)^T. Each damps the coupling of two rows by e^-gap.
-    # Columns in the order of their size in diag(e^l) U keep small ones from being wetted by large ones.
+    # Columns in the order of their size in diag(e^l) U keep the rounding of large ones out of small ones.
     logs, U = _sort(logs, U)
-    Q, R = row_sorted_qr(U.T, jnp.max(jnp.abs(U) * relative(logs)[:, None], axis=0))
+    Q, R = row_sorted_qr(U.T, jnp.max(jnp.abs(U) * sizes_beside(logs)[:, None], axis=0))
     N, logs = normalize_rows(*scale_columns(R, logs))
     order = jnp.argsort(-logs.hi)
     N, logs = normalize_rows(*scale_columns(lapack.triangle(N[order].T), logs[order]))
@@ -158,8 +172,8 @@ def _solve(logs: Logs, U: Array) -> Finished:
         jnp.where(valid, rows.logs.hi + rows.logs.lo, jnp.nan),
         right,
         rows.step,
-        jnp.where(valid, rows.off, jnp.nan),
-        valid & (rows.off <= tolerance),
+        jnp.where(valid, rows.largest_cosine, jnp.nan),
+        valid & (rows.largest_cosine <= tolerance),
     )
 
 
@@ -172,7 +186,7 @@ class _Rows(NamedTuple):
     cosines: Array  # (m, m), U U^T
     generator: Array  # (m, m), see _measure
     size: Array  # largest row sum of abs(generator)
-    off: Array  # largest abs cosine of two rows
+    largest_cosine: Array  # of two different rows, its absolute value
 
 
 def _sort(logs: Logs, U: Array) -> tuple[Logs, Array]:
@@ -209,13 +223,13 @@ def _measure(step: Array, logs: Logs, U: Array, tolerance: float) -> _Rows:
     logs, U = _sort(logs, U)
     m = U.shape[0]
     cosines = matmul(U, U.T)
-    off = jnp.where(jnp.eye(m, dtype=bool), 0, cosines)
+    between = jnp.where(jnp.eye(m, dtype=bool), 0, cosines)
     difference = _differences(logs)
-    tau, ratio = _tangent(jnp.where(jnp.abs(off) > tolerance, off, 0), jnp.abs(difference))
+    tau, ratio = _tangent(jnp.where(jnp.abs(between) > tolerance, between, 0), jnp.abs(difference))
     half = 2 * tau / (1 + jnp.sqrt(1 + (ratio * tau) ** 2))
     upper = jnp.arange(m)[:, None] < jnp.arange(m)
     K = jnp.where(upper, ratio**2 * half, -half)
-    return _Rows(step, logs, U, cosines, K, jnp.max(jnp.sum(jnp.abs(K), axis=1)), jnp.max(jnp.abs(off)))
+    return _Rows(step, logs, U, cosines, K, jnp.max(jnp.sum(jnp.abs(K), axis=1)), jnp.max(jnp.abs(between)))
 
 
 def _orthogonalize(logs: Logs, U: Array, tolerance: float) -> _Rows:
@@ -227,19 +241,21 @@ def _orthogonalize(logs: Logs, U: Array, tolerance: float) -> _Rows:
 
     def body(rows):
         measured = rows.step >= 0
-        resists = (rows.step >= PAIRWISE_FROM) | ((rows.step % 4 == 3) & (rows.size >= SMALL))
+        resists = (rows.step >= PAIRWISE_FROM) | (
+            (rows.step % PAIRWISE_EVERY == PAIRWISE_EVERY - 1) & (rows.size >= SMALL)
+        )
         small = rows.size < SMALL
         choices = ((_all_at_once, small & ~resists), (_in_blocks, ~small & ~resists), (_pair_by_pair, resists))
         for method, chosen in choices:
-            rows = _once_if(chosen & measured, method, rows)
+            rows = _applied_if(chosen & measured, method, rows)
         return _measure(rows.step + 1, rows.logs, rows.U, tolerance)
 
     far, square = jnp.full((), jnp.inf, U.dtype), jnp.zeros(U.shape[:1] * 2, U.dtype)
     start = _Rows(jnp.full((), -1), logs, U, square, square, far, far)
-    return lax.while_loop(lambda rows: (rows.off > tolerance) & (rows.step < MAX_STEPS), body, start)
+    return lax.while_loop(lambda rows: (rows.largest_cosine > tolerance) & (rows.step < MAX_STEPS), body, start)
 
 
-def _once_if(chosen: Array, method: Callable[[_Rows], tuple[Logs, Array]], rows: _Rows) -> _Rows:
+def _applied_if(chosen: Array, method: Callable[[_Rows], tuple[Logs, Array]], rows: _Rows) -> _Rows:
     """The rows after one application of `method` if `chosen`. They are carried: XLA hoists what a loop only reads."""
 
     def turn(state):
@@ -282,7 +298,7 @@ def _in_blocks(rows: _Rows) -> tuple[Logs, Array]:
     """
     logs, U = rows.logs, rows.U
     m, dtype = U.shape[0], U.dtype
-    height = -2 / 9 * jnp.log(jnp.finfo(dtype).eps)  # 8 nats in float64
+    height = BLOCK_HEIGHT * jnp.log(jnp.finfo(dtype).eps)  # 8 nats in float64
     offset = (rows.step * 0.618034) % 1  # golden section: never twice the same
     depth = _differences(logs)[:, 0]  # l_0 - l_i
     level = jnp.where(jnp.isfinite(logs.hi), jnp.floor(depth / height + offset), jnp.inf)

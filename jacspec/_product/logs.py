@@ -67,16 +67,16 @@ def scale_columns(R: Array, logs: Logs, first: Array | None = None) -> tuple[Arr
     own = Logs(hi[first], logs.lo[first])
     ratio = (hi - own.hi[:, None]) + (logs.lo - own.lo[:, None])
     live = columns & (index >= first[:, None])
-    return jnp.where(live, R * jnp.exp(jnp.minimum(ratio, most(R.dtype))), 0), own
+    return jnp.where(live, R * jnp.exp(jnp.minimum(ratio, largest_exponent(R.dtype))), 0), own
 
 
-def relative(logs: Logs, leading: Array | int = 0) -> Array:
+def sizes_beside(logs: Logs, leading: Array | int = 0) -> Array:
     """e^(l - l_leading), held off underflow: sizes beside one entry, the largest or nearly so; 0 where l = -inf."""
-    live, bound = jnp.isfinite(logs.hi), most(logs.hi.dtype)
+    live, bound = jnp.isfinite(logs.hi), largest_exponent(logs.hi.dtype)
     depth = jnp.where(live, logs.hi - logs.hi[leading], 0)
     return lax.stop_gradient(jnp.where(live, jnp.exp(jnp.clip(depth, -bound, bound)), 0))
 
 
-def most(dtype) -> float:
+def largest_exponent(dtype) -> float:
     """The largest exponent that does not overflow."""
     return math.log(float(jnp.finfo(dtype).max)) - 1

@@ -7,7 +7,7 @@ Q has orthonormal columns, l is a pair of logs, U has unit rows and is kept well
     R diag(e^l) = diag(e^l'') N            l'' the l of the first column that a row meets
     diag(e^l'') N U = diag(e^l') U'        unit rows
 
-The column sort lets the largest direction lead. The row sort keeps rows of very different size from wetting each other
+The column sort lets the largest direction lead. The row sort keeps the rounding of a large row out of a small one
 (a dead row leaves an exactly zero row of R); its keys are those of the graded matrix A diag(e^l), which is what is
 being factored: sorted by ||A_i||, a chain of Jordan blocks loses three digits.
 
@@ -144,7 +144,7 @@ def _factored(step: Image, logs: lg.Logs) -> _Factored:
     columns = jnp.max(size, axis=0, initial=0)
     weight = jnp.where(columns > 0, logs.hi + jnp.log(jnp.where(columns > 0, columns, 1)), -jnp.inf)
     order, _ = descending(weight)
-    part = lg.relative(logs, order[0])
+    part = lg.sizes_beside(logs, order[0])
     tiny = jnp.finfo(size.dtype).tiny  # what underflows is not a zero row
     contribution = jnp.max(jnp.where((size > 0) & (part > 0), jnp.maximum(size * part, tiny), 0), axis=1)
     logs = logs[order]
@@ -181,7 +181,7 @@ def _without_noise(
     void = first == n
     zero = void & (jnp.cumsum(void[::-1])[::-1] <= k - zeros.rank_if(jnp.any(void)))
     first = jnp.where(void, own, first)
-    apart = jnp.exp(jnp.where(first > own, jnp.clip(logs[own] - logs[first], 0, lg.most(R.dtype)), 0))
+    apart = jnp.exp(jnp.where(first > own, jnp.clip(logs[own] - logs[first], 0, lg.largest_exponent(R.dtype)), 0))
     hidden = jnp.maximum(noise[own, own] * apart, noise[own, first])
     doubtful = (size[own, first] <= NOISE * hidden) & ~zero
     first = jnp.where(doubtful, own, first)

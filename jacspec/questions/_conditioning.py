@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from jacspec._product import recursion
-from jacspec._product.finish import attached
+from jacspec._product.finish import with_derivative
 from jacspec._product.logs import Logs
 from jacspec.chain import JacobianChain, series
-from jacspec.questions._routes import Wobble, forward
+from jacspec.questions._routes import RowPerturbation, forward
 
 PROBES = 4
 """Random directions of the conditioning estimate."""
@@ -30,14 +30,14 @@ def conditioning(chain: JacobianChain, values: Array, right: Array) -> Array:
 def _moved(chain: JacobianChain, values: Array, right: Array, key: Array) -> Array:
     """By how much the values move when all rows move at random, both relative."""
 
-    def wobbling(s):
-        records = forward(chain, (chain.length,), Wobble(s, key))
+    def perturbed(s):
+        records = forward(chain, (chain.length,), RowPerturbation(s, key))
         record, _ = series.entry(records, 0)
         logs, U, _ = in_order(record, chain.rank_bound)
-        return attached(logs, U, values[: chain.rank_bound], right)
+        return with_derivative(logs, U, values[: chain.rank_bound], right)
 
     zero = jnp.zeros((), chain.dtype)
-    return jax.jvp(wobbling, (zero,), (zero + 1,))[1]
+    return jax.jvp(perturbed, (zero,), (zero + 1,))[1]
 
 
 def in_order(graded: recursion.Graded, rank: int) -> tuple[Logs, Array, Array]:

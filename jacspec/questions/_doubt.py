@@ -125,12 +125,12 @@ def through(gradient: Gradient, maps: Sequence[Map], t: Array | int, *, changed:
     supports, copies = _cond(jnp.any(lowest <= jnp.maximum(stopped, least)), with_small, as_they_are, fixed, copies)
     columns = zip(found, *copies, strict=True)
     # a log is rounded, too, to its own size, and in all copies alike
-    wobble = jnp.asarray([_nudge((), dtype, t, -COPIES - i) - 1 for i in range(1, 1 + COPIES)])
-    wobble = jnp.concatenate([jnp.zeros(1, dtype), wobble * (1 + halvings * math.log(2))])
+    nudges = jnp.asarray([_nudge((), dtype, t, -COPIES - i) - 1 for i in range(1, 1 + COPIES)])
+    nudges = jnp.concatenate([jnp.zeros(1, dtype), nudges * (1 + halvings * math.log(2))])
     for part in _parts_of_log_two(1, dtype):
         logs = lg.add(logs, -lift * part, logs.hi != -jnp.inf)
     out = [_rescaled(c, logs, s, halvings) for c, s in zip(columns, supports, strict=True)]
-    return [g._replace(logs=lg.add(g.logs, wobble, g.logs.hi != -jnp.inf)) for g in out]
+    return [g._replace(logs=lg.add(g.logs, nudges, g.logs.hi != -jnp.inf)) for g in out]
 
 
 def added(a: Gradient, b: Gradient) -> Gradient:

@@ -22,7 +22,7 @@ from jacspec.operators import row_norms
 from jacspec.typing import StepJacobian, in_turn, pieces
 
 
-class Wobble(NamedTuple):
+class RowPerturbation(NamedTuple):
     """Random changes of the rows of every step, of a size relative to their norms."""
 
     size: Array
@@ -34,11 +34,11 @@ def without_basis(graded: recursion.Graded) -> recursion.Graded:
     return graded._replace(Q=jnp.zeros((), graded.U.dtype))
 
 
-def forward(chain: JacobianChain, horizons: tuple[int, ...], wobble: Wobble | None = None) -> Any:
+def forward(chain: JacobianChain, horizons: tuple[int, ...], perturbation: RowPerturbation | None = None) -> Any:
     """J_t ... J_1 at each horizon: graded products stacked along a leading axis, or a list where widths change."""
     n, dtype = chain.shape[1], chain.dtype
     start = (recursion.identity(n, dtype), (guide(n, dtype), jnp.zeros((), dtype)))
-    step = functools.partial(_forward_step, wobble=wobble)
+    step = functools.partial(_forward_step, perturbation=perturbation)
 
     def record(carry):
         graded, (_, log) = carry
@@ -49,12 +49,12 @@ def forward(chain: JacobianChain, horizons: tuple[int, ...], wobble: Wobble | No
 
 @jax.jit
 @jax.checkpoint
-def _forward_step(carry: Any, J: StepJacobian, t: Array, wobble: Wobble | None = None) -> Any:
+def _forward_step(carry: Any, J: StepJacobian, t: Array, perturbation: RowPerturbation | None = None) -> Any:
     graded, (vector, log) = carry
     step, vector = image(J, graded.Q, jnp.isfinite(graded.logs.hi), vector)
-    if wobble is not None:
-        noise = jax.random.normal(jax.random.fold_in(wobble.key, t), step.A.shape, step.A.dtype)
-        step = step._replace(A=step.A + wobble.size * jax.lax.stop_gradient(norms(step.A))[:, None] * noise)
+    if perturbation is not None:
+        noise = jax.random.normal(jax.random.fold_in(perturbation.key, t), step.A.shape, step.A.dtype)
+        step = step._replace(A=step.A + perturbation.size * jax.lax.stop_gradient(norms(step.A))[:, None] * noise)
     return recursion.extend(graded, step, t), _seen(vector, log + step.shift * math.log(2))
 
 
