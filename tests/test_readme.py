@@ -133,6 +133,13 @@ def test_the_files_that_a_document_names_exist(name):
     assert [file for file in sorted(files - planned) if not (ROOT / file).exists() and not bare(file)] == []
 
 
+def test_the_functions_that_architecture_names_exist():
+    sources = "\n".join(path.read_text() for path in (ROOT / "jacspec").rglob("*.py"))
+    private = set(re.findall(r"`(_[a-z]\w+)`", ARCHITECTURE)) - {name for rooms in ROOMS for name in rooms}
+    assert private
+    assert [name for name in sorted(private) if f"def {name}(" not in sources] == []
+
+
 def test_the_table_of_rooms_is_that_of_the_tests():
     rows = re.findall(r"^\| (\d+) \| (.*?) \|", ARCHITECTURE, re.MULTILINE)
     assert [int(rank) for rank, _ in rows] == list(range(len(ROOMS)))
