@@ -219,10 +219,12 @@ def test_probes_and_a_row_of_the_layer():
     model = OrthogonalNet(TASK.length * TASK.features, 4, TASK.outputs, depth=3, rngs=nnx.Rngs(0))
     found = probed(model)
     assert_finite(found, log_singular_values=(2,), log_gradient_norms=(5,), saturated=(3,), dead=(3,))
-    prepared = comparison.prepare(TASK, [comparison.Remedy("orthogonal layers")], depth=3, **BUDGET)
+    linear = comparison.Remedy("orthogonal layers", activation="linear")
+    prepared = comparison.prepare(TASK, [linear], depth=3, **BUDGET)
     (row,) = with_own_model(prepared).run().rows
     assert_whole(row, "orthogonal layers")
-    assert (row.exponents_before[0] < 1e-6).all()  # orthogonal layers and tanh: nothing grows
+    rounding = 64 * np.finfo(np.float32).eps  # of Q, its product with a vector, and one QR: tens of operations a layer
+    np.testing.assert_allclose([row.exponents_before, row.exponents_after], 0, atol=rounding)
 
 
 def test_training_with_the_remedy_keeps_what_it_cannot_move():
