@@ -252,3 +252,13 @@ def test_one_rectangular_matrix_is_a_chain():
     assert chain[1:].shape == (3, 3)
     with pytest.raises(ValueError, match="do not follow"):
         js.JacobianChain.from_matrices(J[:0])
+
+
+@pytest.mark.parametrize("jacobian", ["auto", "autodiff"])
+def test_a_layer_that_is_a_pytree_takes_its_state_alone(jacobian):
+    layer = jax.tree_util.Partial(lambda W, h: jnp.tanh(W @ h), jax.random.normal(jax.random.key(0), (3, 2)))
+    widening = js.layer_chain([layer, jnp.sin], jnp.ones(2), jacobian=jacobian)
+    expected = jax.jacobian(lambda h: jnp.sin(layer(h)))(jnp.ones(2))
+    np.testing.assert_allclose(
+        widening.push(jnp.eye(2))[0] * jnp.exp(widening.push(jnp.eye(2))[1]), expected, rtol=1e-12
+    )

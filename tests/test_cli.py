@@ -283,7 +283,7 @@ def test_an_interruption_at_any_moment_is_one_sentence(moment, tmp_path, capsys,
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules["jacspec.cli"], moment, interrupted)
+    monkeypatch.setattr(sys.modules["jacspec.cli.command"], moment, interrupted)
     assert main([*SPARE, "--out", str(tmp_path)]) == 130
     assert capsys.readouterr().err.startswith("jacspec: interrupted")
 

@@ -115,7 +115,7 @@ def test_associative_scan_has_no_step():
 def test_wide_states_are_pushed_and_pulled(monkeypatch):
     f = lambda x: jnp.tanh(normal(4, 4) @ jnp.tanh(normal(4, 4, seed=1) @ x))
     kept = js.dissect(f, normal(4)).depth
-    monkeypatch.setattr("jacspec.networks.dissect.STORED_BYTES", 0)
+    monkeypatch.setattr("jacspec.chain.autodiff.STORED_BYTES", 0)
     wide = js.dissect(f, normal(4)).depth
     for J, K in zip(wide.dense(), kept.dense(), strict=True):
         np.testing.assert_allclose(J, K, atol=1e-14)
@@ -214,7 +214,7 @@ def test_shared_weight_as_the_argument():
 @pytest.mark.parametrize("budget", [None, 0])
 def test_a_slope_that_is_not_finite_is_told(monkeypatch, budget):
     if budget is not None:
-        monkeypatch.setattr("jacspec.networks.dissect.STORED_BYTES", budget)
+        monkeypatch.setattr("jacspec.chain.autodiff.STORED_BYTES", budget)
     with pytest.warns(UserWarning, match="Jacobian of step 1 is not finite"):
         chain = js.dissect(lambda x: jnp.sqrt(x), jnp.array([0.0, 1.0])).depth
     assert chain.first_nonfinite == 1

@@ -17,7 +17,6 @@ from flax import nnx
 
 import jacspec as js
 from jacspec import activations, comparison, models, plotting, tasks, training
-from jacspec.comparison.build import Plan
 from jacspec.models import recurrent
 from jacspec.operators import GatedSum, Scaled
 from jacspec.results import Claim
@@ -78,10 +77,10 @@ class Orthogonal:
     def preactivation(self, h):
         return jnp.matmul(self.weight(), h, precision="highest") + self.b
 
-    def __call__(self, h, x=None):
+    def __call__(self, h):
         return activations.get(self.activation)(self.preactivation(h))
 
-    def jacobian(self, h, x=None):
+    def jacobian(self, h):
         return Scaled(activations.get(self.activation).derivative(self.preactivation(h)), self.weight())
 
 
@@ -96,18 +95,15 @@ class OrthogonalNet(models.Deep):
         return jax.vmap(lambda x: functools.reduce(lambda h, layer: layer(h), self.layers(x), x))(inputs)
 
 
-class OrthogonalRow(Plan):
-    """A row of `compare` with a model of one's own."""
+@dataclasses.dataclass(frozen=True)
+class OrthogonalLayers(comparison.Remedy):
+    """A row with a model of one's own: js.compare(task, ["none", OrthogonalLayers()], depth=8)."""
 
-    def make(self, rngs):
-        return OrthogonalNet(**self.arguments, rngs=rngs)
+    text: str = dataclasses.field(default="orthogonal layers", compare=False)
+    orthogonal: bool = True  # a field that is not None or False is what tells the row from others
 
-
-def with_own_model(prepared):
-    """A comparison of one row, prepared and not yet run, with that row's model replaced."""
-    (plan,) = prepared.plans
-    own = OrthogonalRow(**{field.name: getattr(plan, field.name) for field in dataclasses.fields(plan)})
-    return dataclasses.replace(prepared, plans=(own,))
+    def model(self, deep, **arguments):
+        return OrthogonalNet(**arguments)
 
 
 # ---- a remedy ----
@@ -215,14 +211,20 @@ def test_probes_and_a_row_of_the_cell(monkeypatch):
     assert_whole(row, "antisymmetric")
 
 
-def test_probes_and_a_row_of_the_layer():
+def test_probes_and_a_row_of_the_layer(tmp_path):
     model = OrthogonalNet(TASK.length * TASK.features, 4, TASK.outputs, depth=3, rngs=nnx.Rngs(0))
     found = probed(model)
     assert_finite(found, log_singular_values=(2,), log_gradient_norms=(5,), saturated=(3,), dead=(3,))
-    linear = comparison.Remedy("orthogonal layers", activation="linear")
-    prepared = comparison.prepare(TASK, [linear], depth=3, **BUDGET)
-    (row,) = with_own_model(prepared).run().rows
+    linear = OrthogonalLayers(activation="linear")
+    (row,) = js.compare(TASK, [linear], depth=3, store=tmp_path, **BUDGET).rows
     assert_whole(row, "orthogonal layers")
+    (plain,) = js.compare(
+        TASK, [comparison.Remedy("none", activation="linear")], depth=3, store=tmp_path, **BUDGET
+    ).rows
+    assert not np.allclose(plain.exponents_before, 0)
+    nameless = type("Nameless", (comparison.Remedy,), {"__module__": "nowhere"})("nameless")
+    with pytest.raises(ValueError, match="'remedies' has code of its own; got Nameless of nowhere"):
+        js.compare(TASK, [nameless], depth=3, store=tmp_path, **BUDGET)
     rounding = 64 * np.finfo(np.float32).eps  # of Q, its product with a vector, and one QR: tens of operations a layer
     np.testing.assert_allclose([row.exponents_before, row.exponents_after], 0, atol=rounding)
 

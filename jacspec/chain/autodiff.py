@@ -11,6 +11,7 @@ from jax import Array, lax
 
 from jacspec._ground import checks
 from jacspec._ground.memory import free_bytes
+from jacspec._ground.pytree import pytree
 from jacspec.chain.sources import FromOperators, FromStates
 from jacspec.operators import Linearized, Matrix
 from jacspec.typing import State
@@ -56,9 +57,21 @@ def probed(source: FromStates, *, keep: bool, reverse: bool) -> FromStates | Fro
     return dataclasses.replace(source, sound=sound)
 
 
+@pytree
+class _WithoutDriver:
+    """A layer as a step without a driver."""
+
+    layer: Any
+
+    def __call__(self, h: State, x: None) -> State:
+        """layer(h)."""
+        del x
+        return self.layer(h)
+
+
 def linearized(layer: Any, h: State, m: int) -> tuple[Matrix, Array]:
     """The Jacobian (m, n) of a layer by automatic differentiation, and whether it is finite in both modes."""
-    J, n = Linearized(layer, h, None), sum(leaf.size for leaf in jax.tree.leaves(h))
+    J, n = Linearized(_WithoutDriver(layer), h, None), sum(leaf.size for leaf in jax.tree.leaves(h))
     fixed = lax.stop_gradient(J)
     try:
         pulled = fixed.pull(_probe(h, m))

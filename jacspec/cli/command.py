@@ -130,12 +130,13 @@ def _prepared(given: argparse.Namespace) -> tuple[Any, Path]:
     """The comparison that the arguments ask for, and the folder of its table."""
     from jacspec import comparison, tasks
     from jacspec._ground import files
+    from jacspec._ground.messages import message
 
     base = files.place("compare", "out", "comparison" if given.out is None else given.out)
     if given.data is not None:
         task, length = tasks.from_file(given.data, length=given.length, split=given.split), None
     elif given.split is not None:
-        raise ValueError(files.message("compare", "split", "is for --data", given.split, "no --split with --task"))
+        raise ValueError(message("compare", "split", "is for --data", repr(given.split), "no --split with --task"))
     else:
         task, length = given.task, given.length
     prepared = comparison.prepare(

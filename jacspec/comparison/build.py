@@ -26,7 +26,6 @@ from jacspec._ground import checks
 from jacspec._ground.memory import affordable
 from jacspec.comparison import inputs
 from jacspec.comparison.remedy import Remedy, fits
-from jacspec.models import Deep, Recurrent
 from jacspec.remedies import flossing, pascanu_omega
 from jacspec.remedies.evolution import FULL_COVARIANCE_BELOW
 from jacspec.tasks import Batch, Task
@@ -88,7 +87,7 @@ class Plan:
 
     def make(self, rngs: nnx.Rngs) -> Any:
         """The model at its start."""
-        model = (Deep if self.deep else Recurrent)(**self.arguments, rngs=rngs)
+        model = self.remedy.model(self.deep, rngs=rngs, **self.arguments)
         if self.flossed and self.remedy.flossing:
             _floss(model, self.seen, rngs.params(), self.remedy.flossing[1], self.flossed)
         return model
@@ -172,8 +171,7 @@ def plan(
     if (remedy.layers or 1) > DEEPEST:
         _refuse("remedy", "'layers' is out of range", remedy.layers, f"at most {DEEPEST}")
     arguments = _arguments(remedy, task, width, depth, last)
-    model = Recurrent if depth is None else Deep
-    shapes = nnx.eval_shape(lambda: model(**arguments, rngs=nnx.Rngs(0)))
+    shapes = nnx.eval_shape(lambda: remedy.model(depth is not None, rngs=nnx.Rngs(0), **arguments))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(shapes, nnx.Param)))
     if remedy.search == "cma_es" and parameters >= FULL_COVARIANCE_BELOW:
         want = f"fewer than {FULL_COVARIANCE_BELOW}; 'sep_cma_es', 'lm_ma_es' or a smaller width"

@@ -75,12 +75,12 @@ class Prepared:
         return f"{re.split('[^A-Za-z0-9_-]', self.task.name)[0] or 'task'}-{digest[:8]}"
 
     def _row(self, one: Plan, say: Callable[[str], None]) -> Row:
-        config = json.loads(json.dumps(self._config(one)))
+        config = None if self.store is None else json.loads(json.dumps(self._config(one)))
         name, first = f"row-{_digest(config)}", self.settings["first_seed"]
-        found = None if self.store is None else _stored(self.store, name, config)
+        found = None if self.store is None or config is None else _stored(self.store, name, config)
         if found is None:
             found = train(one, range(first, first + self.settings["seeds"]))
-            if self.store is not None:
+            if config is not None:
                 own = {"seed": first, "wall_time": found.seconds, "code": config["code"]}
                 results.save(name, found.arrays(), config, **own, root=self.store)
             say(f"{one.remedy}: {found.seconds:.0f} s")
@@ -94,7 +94,7 @@ class Prepared:
             "task": repr(self.task),
             "data": self.task.sha256,
             "remedy": one.remedy.given(),
-            "code": _code(),
+            "code": _code() + one.remedy.own_code(),
             "x64": bool(jnp.zeros(()).dtype == jnp.float64),
             "records": RECORDS,
             "held_out": HELD_OUT,
@@ -208,6 +208,9 @@ def prepare(
     for one in plans:
         one.fits_memory(shared["seeds"])
     folder = None if store is None else files.place(NAME, "store", store)
+    if folder is not None:
+        for remedy in read:
+            remedy.own_code()
     return Prepared(what, shared | {"learning_rate": float(rate), "optimizer": optimizer}, plans, folder)
 
 

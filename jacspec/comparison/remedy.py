@@ -8,14 +8,17 @@ Everything a remedy does not name stays as the comparison has it, the same for e
 """
 
 import dataclasses
+import sys
 from typing import Any
 
 import optax
 
+from jacspec import results
 from jacspec._ground import checks
 from jacspec.comparison import _words
 from jacspec.comparison._words import refused
 from jacspec.comparison._words import vocabulary as vocabulary
+from jacspec.models import Deep, Recurrent
 from jacspec.models.recurrent import FAMILIES
 
 
@@ -122,6 +125,22 @@ class Remedy:
         left_open = lambda value: value is None or value is False or value == ()  # and not 0 == False
         plain = dataclasses.asdict(self)
         return {name: value for name, value in plain.items() if name != "text" and not left_open(value)}
+
+    def model(self, deep: bool, **arguments: Any) -> Any:
+        """The model at its start, from the arguments of `jacspec.models.Deep` or `Recurrent`; a subclass may make its own."""
+        return (Deep if deep else Recurrent)(**arguments)
+
+    def own_code(self) -> str:
+        """The class and the hash of the module of a remedy that is a subclass, so that no stored row outlives it; else ''."""
+        kind = type(self)
+        if kind is Remedy:
+            return ""
+        file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+        if file is None:
+            got, want = f"{kind.__qualname__} of {kind.__module__}", "a class of a module with a file"
+            hint = "Rows are stored under the hash of their code; write the class into a file, or give no store."
+            raise ValueError(checks.message("compare", "remedies", "has code of its own", got, want, hint))
+        return f" {kind.__qualname__} {results.code_hash(file)}"
 
     def clipping(self) -> list[optax.GradientTransformation]:
         """The clipping transformations, in order."""

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 
 from jacspec._ground import checks, precision
 from jacspec._ground.calls import called
-from jacspec.chain import JacobianChain, finiteness, state_trees
-from jacspec.chain.autodiff import STORED_BYTES
+from jacspec.chain import JacobianChain, autodiff, finiteness, state_trees
 from jacspec.chain.build import flagged
 from jacspec.chain.sources import of_operators
 from jacspec.networks import _refusals
@@ -204,7 +203,7 @@ def _depth(steps: list, states: list, described: tuple[Block, ...], reverse: lis
     itemsize = max(leaf.dtype.itemsize for h in states for leaf in jax.tree.leaves(h))
     numbers = sum(m * n for n, m in itertools.pairwise(widths))
     operators: list[Any]
-    if numbers * itemsize <= STORED_BYTES:
+    if numbers * itemsize <= autodiff.STORED_BYTES:
         asked = []
         for step, h, m, block, only in zip(steps, states[:-1], widths[1:], described, reverse, strict=True):
             ask = lambda h, step=step, m=m, only=only: linearized(step, h, m, only)

@@ -267,7 +267,7 @@ class ActivityProbe:
                     closed = _below(jnp.minimum(a, 1 - a), self.gate)
                     numbers = {f"gate_{name}": a, f"saturated_{name}": closed}
                 for key, value in numbers.items():
-                    out.setdefault(key, []).append(jnp.mean(value, dtype=model.dtype))
+                    out.setdefault(key, []).append(jnp.mean(value, dtype=a.dtype))
         return {name: jnp.stack(values) for name, values in out.items()}
 
 
