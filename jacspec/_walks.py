@@ -23,7 +23,7 @@ from jacspec.typing import StepJacobian
 
 
 class Wobble(NamedTuple):
-    """Random changes of the rows of every step, of a size relative to their norms."""
+    """Random changes of the rows of every step, of a size relative to their norms; dead columns stay."""
 
     size: Array
     key: Array
@@ -54,6 +54,9 @@ def _forward_step(carry: Any, J: StepJacobian, t: Array, wobble: Wobble | None =
     step, vector = image(J, graded.Q, jnp.isfinite(graded.logs.hi), vector)
     if wobble is not None:
         noise = jax.random.normal(jax.random.fold_in(wobble.key, t), step.A.shape, step.A.dtype)
+        noise = jnp.where(
+            jnp.any(step.A != 0, axis=0), noise, 0
+        )  # a dead column is exact, and may stand behind a large log
         step = step._replace(A=step.A + wobble.size * jax.lax.stop_gradient(norms(step.A))[:, None] * noise)
     return recursion.extend(graded, step, t), _seen(vector, log + step.shift * math.log(2))
 

@@ -203,6 +203,7 @@ def _spectrum(chain: JacobianChain, horizons: tuple[int, ...], origin: str, k: i
         own = result.log_singular_values[i], None if right is None else right[i]
         bounds.append(_bound(window, *own) if window.length else jnp.zeros_like(own[0]))
     error = jnp.maximum(jnp.stack(bounds), result.rounding)
+    error = jnp.where(jnp.isnan(error), jnp.inf, error)  # a conditioning that overflows bounds nothing
     known = result.resolved & jnp.isfinite(result.log_singular_values)
     exact = result.resolved & (result.log_singular_values == -jnp.inf)
     error = jnp.where(known, error, jnp.where(exact, 0.0, jnp.inf))

@@ -249,3 +249,17 @@ def test_a_step_that_is_large_where_the_product_is_faint_or_dead(first, want, or
     found = js.spectrum(js.JacobianChain.from_matrices(Js), origin=origin)
     assert found.converged
     np.testing.assert_allclose(found.log_singular_values, [want, -np.inf], rtol=1e-5)
+
+
+@pytest.mark.parametrize("origin", ["start", "end"])
+def test_the_error_of_a_product_whose_largest_direction_dies(origin):
+    """Its column is exactly zero: a change of it would count e^900-fold, but zeros are not rounded."""
+    G, T = np.random.default_rng(3).standard_normal((4, 4)), 20
+    for gap in (10.0, 46.0):
+        large = np.tile(np.diag(np.exp([gap - 23, 8, -25, -26.5])), (T, 1, 1))
+        Js = np.concatenate([large, (G * [0, 1, 1, 1])[None], large[:, ::-1, ::-1]])
+        found = js.spectrum(js.JacobianChain.from_matrices(jnp.asarray(Js)), verify=True, origin=origin)
+        off = np.abs(found.log_singular_values[:3] - families.reference(Js, 4, 1200)[:3])
+        assert found.resolved.all()
+        assert (off <= found.error[:3]).all()
+        assert found.error.max() < 1e-6
