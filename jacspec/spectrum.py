@@ -48,7 +48,8 @@ class Spectrum:
         log_singular_values: nats, descending; an exact zero is -inf.
         horizons: number of factors in each product.
         resolved: False where the precision cannot see the value, which is then an upper bound as a rule; False
-            throughout where a vector pushed through the chain contradicts the largest value.
+            throughout where a vector pushed through the chain contradicts the largest value. With k also False for the
+            values from the first on that the search has not settled: these are lower bounds.
         rounding: estimate of the rounding of the recursion, nats, the measured condition of its factors included; blind
             to ill-conditioned data.
         error: bound on the error in nats where ``verify=True`` paid for it, else NaN. The sum of: the conditioning
@@ -331,7 +332,7 @@ def _counted(part: Spectrum, converged: Array, first: Array, before: Array, k: i
     # a NaN spoils the search itself: where the chain knows its first one, that is the index to tell
     own = jnp.where(part.first_nonfinite < 0, -1, part.first_nonfinite + before)
     first = jnp.where((own >= 0) & (first >= 0), first, own)
-    resolved, converged = part.resolved & converged, part.converged & converged
+    resolved, converged = part.resolved & converged, part.converged & jnp.all(converged)
     found = dataclasses.replace(part, resolved=resolved, converged=converged, first_nonfinite=first)
     return jax.tree.map(lambda leaf: leaf[None], found)
 
