@@ -89,6 +89,18 @@ def test_steps_that_smooth(n, T, dtype):
             assert (np.asarray(found.error)[resolved] >= error).all(), kind
 
 
+def test_the_error_covers_roundings_that_repeat_themselves():
+    """Equal steps round alike: the value drifts by a rounding a step, on the other route, too."""
+    T = 10_000
+    J, eigenvalues = smoothing("periodic", 8)
+    J = J.astype(np.float32)
+    with mp.workdps(30):
+        want = np.sort([float(T * mp.log(x)) for x in eigenvalues(J)])[::-1]
+    chain = js.JacobianChain.from_factors(jnp.ones((T, 8), np.float32), jnp.asarray(J))
+    found = js.spectrum(chain, verify=True)
+    assert (np.abs(np.asarray(found.log_singular_values, float) - want) <= np.asarray(found.error)).all()
+
+
 def test_a_convolution_that_smooths():
     kernel = jnp.array([0.15, 0.7, 0.15])[:, None, None]
     layer = js.layers.Conv(kernel)
