@@ -15,6 +15,7 @@ from jacspec import _walks
 from jacspec._product import recursion
 
 DTYPES = [np.float64, np.float32]
+RIGHT = {np.float64: 1e-9, np.float32: 1e-3}  # nats
 
 
 @jax.jit
@@ -141,8 +142,16 @@ def test_one_singular_step_among_dense_ones(n, T, count, dtype):
     ):
         Js, index = rng.standard_normal((count, T, n, n)) / np.sqrt(n), (np.arange(count), rng.integers(0, T, count))
         Js[index] = make(Js[index])
-        assert (claimed(Js.astype(dtype)) == n - 1).all()
-        assert (claimed(Js.astype(dtype), ask_exponents) <= n - 1).all()
+        Js = Js.astype(dtype)
+        values, resolved = map(np.asarray, ask(jnp.asarray(Js)))
+        kept = np.sum(resolved & (values > -np.inf), axis=1)
+        assert (kept <= n - 1).all()
+        given_up = np.flatnonzero(kept < n - 1)
+        assert len(given_up) <= count // 100
+        for i in given_up:  # they are lost indeed
+            off = np.abs(values[i] - families.reference(Js[i].astype(float), n, 300))[: n - 1]
+            assert (off[~resolved[i, : n - 1]] > RIGHT[dtype]).all()
+        assert (claimed(Js, ask_exponents) <= n - 1).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
