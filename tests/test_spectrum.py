@@ -251,6 +251,21 @@ def test_the_leading_values_of_layers_with_a_bottleneck():
     assert bool(found.converged)
 
 
+@pytest.mark.parametrize("traced", [False, True])
+def test_leading_values_that_have_settled_keep_their_mark(monkeypatch, traced):
+    """Two values lead by far, the others are crowded: a search cut short knows the two, and says so value by value."""
+    monkeypatch.setattr(_leading, "TRIPS", 9)
+    n, rng = 43, np.random.default_rng(7)  # a shape of no other test: what is compiled for it is cut short
+    want = np.array([9.0, 6.0, *np.linspace(0.1, 0, n - 2)])
+    Js = (families.orthogonal(rng, n) * np.exp(want) @ families.orthogonal(rng, n))[None]
+    ask = lambda Js: js.spectrum(js.JacobianChain.from_matrices(Js, check=False), k=4)
+    found = (jax.jit(ask) if traced else ask)(jnp.asarray(Js))
+    assert found.resolved.tolist() == [True, True, False, False]
+    assert not found.converged
+    np.testing.assert_allclose(found.log_singular_values[:2], want[:2], atol=1e-12)
+    assert np.all(found.log_singular_values < want[:4] + 1e-12)
+
+
 @pytest.mark.slow
 def test_the_leading_values_have_gradients():
     Js = jnp.asarray(families.gauss(np.random.default_rng(12), 24, 3))

@@ -28,14 +28,14 @@ TRIPS = 200
 """The largest number of trips through the chain and back."""
 
 QUIET = 2
-"""Trips in a row that must leave the values where they are."""
+"""Trips in a row that must leave a value, and all before it, where they are."""
 
 GUARD = 4
 """Vectors carried beside the k that are asked for."""
 
 
 def leading(chain: JacobianChain, k: int, read: Callable[[recursion.Graded], tuple[Any, Array]]) -> tuple[Any, Array]:
-    """What `read` finds in the product restricted to its leading right singular vectors, and whether they converged.
+    """What `read` finds in the product restricted to its leading right singular vectors, and which values converged, (k,).
 
     The vectors are held fixed under differentiation, which is exact to first order.
 
@@ -47,7 +47,7 @@ def leading(chain: JacobianChain, k: int, read: Callable[[recursion.Graded], tup
     n, dtype = chain.shape[1], chain.dtype
     width = min(k + GUARD, chain.rank_bound)
     if 3 * width >= n:
-        return read(push_block(chain, jnp.eye(n, dtype=dtype)))[0], jnp.asarray(True)
+        return read(push_block(chain, jnp.eye(n, dtype=dtype)))[0], jnp.ones(k, bool)
     fixed = jax.lax.stop_gradient(chain)
 
     def trip(state):
@@ -58,14 +58,15 @@ def leading(chain: JacobianChain, k: int, read: Callable[[recursion.Graded], tup
         return _widened(X, pull_block(fixed, Y), previous, found.log_singular_values, values, count, quiet, k)
 
     start = np.linalg.qr(np.random.default_rng(n).standard_normal((n, 3 * width)))[0].astype(dtype)
-    state = jax.tree.map(jnp.asarray, (start, start[:, :width], np.full(k, np.inf, dtype), 0, 0, True))
+    state = start, start[:, :width], np.full(k, np.inf, dtype), 0, np.zeros(k, int), True
+    state = jax.tree.map(jnp.asarray, state)
     if all(map(checks.is_concrete, jax.tree.leaves(fixed))):
         while state[-1]:
             state = trip(state)
     else:
         state = jax.lax.while_loop(lambda state: state[-1], trip, state)
     S, _, _, _, quiet, _ = state
-    return read(push_block(chain, jax.lax.stop_gradient(S)))[0], quiet >= QUIET
+    return read(push_block(chain, jax.lax.stop_gradient(S)))[0], jax.lax.cummin(quiet) >= QUIET
 
 
 @functools.partial(jax.jit, static_argnums=4)
@@ -79,13 +80,13 @@ def _ritz(graded: recursion.Graded, S: Array, values: Array, right: Array, width
 def _widened(
     X: Array, back: Array, previous: Array, values: Array, old: Array, count: Array, quiet: Array, k: int
 ) -> tuple[Array, ...]:
-    """The state after a trip: the next S, X, the values, the trips, the last of them that moved nothing, and whether to go on."""
+    """The state after a trip: the next S, X, the values, the trips, for how many each value stood, and whether to go on."""
     S, _ = qr(jnp.concatenate([X, back, previous], axis=1))
     new = values[:k]
     same = (new == old) | jnp.isnan(new)  # a chain that is not finite has no values to settle
-    moved = jnp.max(jnp.where(same, 0, jnp.abs(new - old) / jnp.maximum(jnp.abs(new), 1)))
+    moved = jnp.where(same, 0, jnp.abs(new - old) / jnp.maximum(jnp.abs(new), 1))
     quiet = jnp.where(moved <= 8 * jnp.finfo(X.dtype).eps, quiet + 1, 0)
-    return S, X, new, count + 1, quiet, (quiet < QUIET) & (count + 1 < TRIPS)
+    return S, X, new, count + 1, quiet, jnp.any(quiet < QUIET) & (count + 1 < TRIPS)
 
 
 def push_block(chain: JacobianChain, X: Array) -> recursion.Graded:

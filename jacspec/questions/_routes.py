@@ -23,7 +23,7 @@ from jacspec.typing import StepJacobian, in_turn, pieces
 
 
 class RowPerturbation(NamedTuple):
-    """Random changes of the rows of every step, of a size relative to their norms."""
+    """Random changes of the rows of every step, of a size relative to their norms; dead columns stay."""
 
     size: Array
     key: Array
@@ -53,8 +53,10 @@ def _forward_step(carry: Any, J: StepJacobian, t: Array, perturbation: RowPertur
     graded, (vector, log) = carry
     step, vector = image(J, graded.Q, jnp.isfinite(graded.logs.hi), vector)
     if perturbation is not None:
+        alive = jnp.any(step.A != 0, axis=0)  # a dead column is exact, and may stand behind a large log
         noise = jax.random.normal(jax.random.fold_in(perturbation.key, t), step.A.shape, step.A.dtype)
-        step = step._replace(A=step.A + perturbation.size * jax.lax.stop_gradient(norms(step.A))[:, None] * noise)
+        size = perturbation.size * jax.lax.stop_gradient(norms(step.A))[:, None]
+        step = step._replace(A=step.A + size * jnp.where(alive, noise, 0))
     return recursion.extend(graded, step, t), _seen(vector, log + step.shift * math.log(2))
 
 
