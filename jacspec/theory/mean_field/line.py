@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jacspec.activations import Activation
-from jacspec.theory.mean_field._common import compiled, enclosed, implicit, log_grid, resolve, root, scalar
+from jacspec.theory import _roots
+from jacspec.theory.mean_field._common import compiled, enclosed, log_grid, resolve, scalar
 from jacspec.theory.mean_field.moments import Expansion, expansion, moments
 
 
@@ -170,12 +171,12 @@ def _crossing(
             return jnp.where(found, side * value, 0), bound
 
         low, high = x[jnp.maximum(last[end], 0)], x[end]
-        q, h = root(falling, low, high)
+        q, h = _roots.newton(falling, low, high)
         error = enclosed(falling, q, h, jnp.zeros((), bool))
         q = jnp.where(at_zero, 0, jnp.where(found, q, jnp.nan))
         return q, jnp.where(at_zero, 0, jnp.where(found, error, jnp.inf))
 
-    return implicit(excess, solve, dtype)
+    return _roots.implicit(excess, solve)
 
 
 def _critical(

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jacspec.activations import Activation
-from jacspec.theory.mean_field._common import compiled, enclosed, implicit, log_grid, resolve, root, scalar
+from jacspec.theory import _roots
+from jacspec.theory.mean_field._common import compiled, enclosed, log_grid, resolve, scalar
 from jacspec.theory.mean_field.moments import expansion, moments
 
 
@@ -200,7 +201,7 @@ def fixed_point(f: Activation, sw2: Array, sb2: Array, q0: Array) -> tuple[Fixed
         sinks, diverges = ~rises & ~rests & jnp.isinf(low), rises & jnp.isinf(high)
         inside = ~(rests | sinks | diverges)
         guarded = lambda q: jax.tree.map(lambda v: jnp.where(inside, v, 0), relative(q))
-        q, h = root(guarded, *(jnp.where(inside, end, 0) for end in (low, high)))
+        q, h = _roots.newton(guarded, *(jnp.where(inside, end, 0) for end in (low, high)))
         # below the grid the map is linear, q = gain q + shift
         shift = excess(jnp.zeros_like(q0))
         linear = shift / jnp.where(gain < 0, -gain, jnp.nan)
@@ -215,6 +216,6 @@ def fixed_point(f: Activation, sw2: Array, sb2: Array, q0: Array) -> tuple[Fixed
         q = jnp.where(zero, 0, jnp.where(diverges, jnp.inf, jnp.where(jnp.isnan(here), jnp.nan, q)))
         return q, jnp.where(jnp.isfinite(q), jnp.where(zero, edge, error), jnp.inf)
 
-    q, error = implicit(excess, solve, q0.dtype)
+    q, error = _roots.implicit(excess, solve)
     room = eps**0.5 * q + jnp.where(q == 0, 64 * eps, 0)
     return FixedPoint(q, error, jnp.isfinite(q) & (error <= room)), sw2 * map_slope(f, q)

@@ -15,7 +15,8 @@ from jax import Array
 from jax.scipy.special import logsumexp
 
 from jacspec import _checks
-from jacspec.theory.random_matrix._closed import ROOM, increasing_root, positive, share
+from jacspec.theory import _roots
+from jacspec.theory.random_matrix._closed import ROOM, positive, share
 from jacspec.theory.random_matrix.free import ENSEMBLES
 from jacspec.theory.random_matrix.slopes import SquaredSlopes
 
@@ -57,15 +58,15 @@ def _log_s(slopes: SquaredSlopes, u: Array) -> Array:
     odds = log_odds(inner, alive - inner)
 
     # with z = -e^y: sum p / (1 + e^-(y + ln x)) = u, as log odds so that neither end loses its digits
-    def excess(y):
+    def lack(y):
         s = y[..., None] + log_x
         small = jnp.exp(-jnp.abs(s))
         large, small = 1 / (1 + small), small / (1 + small)  # 1 / (1 + e^-s) and 1 / (1 + e^s), or the other way round
         hit, missed = jnp.where(s > 0, large, small), jnp.where(s > 0, small, large)
-        return log_odds(jnp.sum(p * hit, axis=-1), jnp.sum(p * missed, axis=-1)) - odds
+        return odds - log_odds(jnp.sum(p * hit, axis=-1), jnp.sum(p * missed, axis=-1))
 
     smallest = jnp.min(jnp.where(live, log_x, jnp.inf))
-    y = increasing_root(excess, odds - jnp.max(slopes.logs) - 1, odds - smallest + 1)
+    y = _roots.falling_root(lack, odds - jnp.max(slopes.logs) - 1, odds - smallest + 1)
     at_one = jnp.where(slopes.zero > 0, jnp.inf, logsumexp(-log_x, b=p))
     outside = jnp.where(u == 0, -jnp.log(slopes.moment(1)), jnp.where(u == 1, at_one, jnp.inf))
     value = jnp.where(inside, y + jnp.log1p(-inner) - jnp.log(inner), outside)

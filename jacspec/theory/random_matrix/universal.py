@@ -20,7 +20,7 @@ from jax import Array
 from jacspec import _checks
 from jacspec._pytree import pytree, static
 from jacspec.theory import _domain
-from jacspec.theory.random_matrix._law import Point, SpectralLaw, solve
+from jacspec.theory.random_matrix._spectral_law import Point, SpectralLaw, solve
 
 BERNOULLI, SMOOTH, RESIDUAL = "bernoulli", "smooth", "residual"
 

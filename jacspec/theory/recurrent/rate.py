@@ -23,11 +23,10 @@ from jax import Array, lax
 from jacspec import activations
 from jacspec._pytree import pytree
 from jacspec.activations import Activation
-from jacspec.theory import _domain, _quadrature
+from jacspec.theory import _domain, _quadrature, _roots
 from jacspec.theory._quadrature import gaussian_mean
 from jacspec.theory.mean_field._common import LARGEST
 from jacspec.theory.mean_field.variance import fixed_point, second_moment
-from jacspec.theory.recurrent import _roots
 
 TOLERANCE = 1e-9
 MARGIN = 60.0
@@ -175,7 +174,7 @@ def _nodes(log_y: Array, q: Array, phi: Activation) -> tuple[Array, Array]:
     def side(sign):
         log = lambda h: log_y + 2 * phi.log_slope(sign * h)
         inner = log(jnp.zeros_like(q)) > 0
-        step = _roots.bisect(lambda h: jnp.where(inner, log(h), -log(h)), jnp.zeros_like(q), end, 40)
+        step = _roots.bisect(lambda h: (log(h) > 0) == inner, jnp.zeros_like(q), end, 40)
         rate = jnp.abs(jax.jvp(log, (step,), (jnp.ones_like(q),))[1])
         width = jnp.clip(1 / jnp.where(rate > 0, rate, 1 / end), jnp.finfo(q.dtype).eps * end, end)
         grid = jnp.arcsinh(end / width) * jnp.linspace(-1, 1, STEEP + 1, dtype=q.dtype)
@@ -221,20 +220,18 @@ def _network(theta: Any, phi: Activation) -> RateNetwork:
     def exponent(log_y):
         return jnp.log(gain) + 0.5 * (jnp.log(fraction(log_y)) - log_y)
 
-    def average(log_y, theta):
+    def average(log_y):
         """L(u) / u: the mean of the exponents above lambda(u)."""
-        gain, q = theta
         parts = _parts(log_y, q, phi)
         return jnp.log(gain) + 0.5 * (jnp.log(parts.hit) - log_y) - 0.5 + 0.5 * parts.log / parts.hit
 
     low, high = _bracket(q, phi)
     low, high = low - MARGIN, high + MARGIN
-    fixed = lax.stop_gradient((gain, q))
-    zero = _roots.bisect(lambda y: lax.stop_gradient(exponent(y)), low, high, 60)
+    zero = _roots.bisect(lambda y: exponent(y) > 0, low, high)
     chaotic = leading > 0
-    entropy = jnp.where(chaotic, fraction(zero) * average(zero, (gain, q)), 0)  # stationary there: dL/du = lambda = 0
-    crossing = _roots.bisect(lambda y: average(y, fixed), low, high, 60)
-    crossing = _roots.attach(average, jnp.where(chaotic & (mean < 0), crossing, 0), (gain, q))
+    entropy = jnp.where(chaotic, fraction(zero) * average(zero), 0)  # stationary there: dL/du = lambda = 0
+    crossing = _roots.bisect(lambda y: average(y) > 0, low, high)
+    crossing = _roots.attach(average, jnp.where(chaotic & (mean < 0), crossing, 0))
     dimension = jnp.where(chaotic, jnp.where(mean < 0, fraction(crossing), 1.0), 0)
     sure = lambda log_y: (lambda parts: parts.error <= UNSURE * parts.hit)(_parts(log_y, q, phi))
     entropy = jnp.where(chaotic & ~sure(zero), jnp.nan, entropy)
@@ -260,21 +257,19 @@ def _spectrum(u: Array, theta: Any, phi: Activation) -> Array:
     dead, _ = _slopes(q, phi)(lambda log: (log == -jnp.inf).astype(log.dtype))
     low, high = _bracket(q, phi)
 
-    def residual(log_y, theta):
-        odds, q = theta
-        parts = _parts(log_y, q, phi)
-        return odds - (jnp.log(parts.hit) - jnp.log(parts.missed))
-
-    def one(u):
+    def exponent(u):
         inner = jnp.where(u < 1 - dead, u, (1 - dead) / 2)
         odds = jnp.log(inner) - jnp.log(1 - dead - inner)
-        fixed = lax.stop_gradient((odds, q))
-        reach = jnp.abs(fixed[0]) + MARGIN
-        log_y = _roots.bisect(lambda y: residual(y, fixed), low - reach, high + reach, 60)
-        log_y = _roots.attach(residual, log_y, (odds, q))
+        reach = jnp.abs(odds) + MARGIN
+
+        def lack(log_y):
+            parts = _parts(log_y, q, phi)
+            return odds - (jnp.log(parts.hit) - jnp.log(parts.missed))
+
+        log_y = _roots.falling_root(lack, low - reach, high + reach)
         value = jnp.log(theta[0]) + 0.5 * (jnp.log(u) - log_y)
         parts, slope = jax.jvp(lambda y: _parts(y, q, phi), (lax.stop_gradient(log_y),), (jnp.ones_like(log_y),))
         sure = 0.5 * parts.error <= UNSURE * (1 + jnp.abs(value)) * slope.hit
         return jnp.where(u < 1 - dead, jnp.where(sure, value, jnp.nan), jnp.where(jnp.isnan(u + q), jnp.nan, -jnp.inf))
 
-    return jax.vmap(one)(u.ravel()).reshape(u.shape)
+    return jax.vmap(exponent)(u.ravel()).reshape(u.shape)

@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jacspec.theory import _domain
-from jacspec.theory.scalar._roots import newton
+from jacspec.theory import _domain, _roots
 
 TANH_PEAK = 0.447743204694303
 """max over c of c (1 - tanh^2 c), reached where 2 c tanh c = 1, c = 0.771702319209104."""
@@ -138,9 +137,8 @@ def _argument(w: Array) -> Array:
     """
     w = jnp.where(w > 1, w, 2)
     d = w - 1
-    slope = lambda a: jnp.tanh(a) ** 2 - d / jnp.cosh(jnp.minimum(a, 300)) ** 2
     start = jnp.where(d < 4, jnp.minimum(w, jnp.sqrt(3 * d / jnp.where(d < 4, 1 - d / 5, 1))), w)
-    return newton(lambda a: _excess(a) - d * jnp.tanh(a), slope, start, _NEWTON)
+    return _roots.attach(lambda a: _excess(a) - d * jnp.tanh(a), start, _NEWTON)
 
 
 def _excess(a):
