@@ -82,7 +82,20 @@ def catalan_angle(x):
     return (s + L * sin(t) * sin(s) / sin(L * t)) / mp.pi
 
 
+def disc(u):
+    """Half the log of the radius about 0 outside of which lies the fraction u of a disc about 0.5 of radius 0.45."""
+    a, R = mp.mpf(0.5), mp.mpf(0.9) / 2
+
+    def outside(s):
+        chords = (a + R - s) * (a - R + s) * (s - a + R) * (a + R + s)
+        lens = R**2 * mp.acos((a**2 + R**2 - s**2) / (2 * a * R)) + s**2 * mp.acos((a**2 + s**2 - R**2) / (2 * a * s))
+        return 1 - (lens - mp.sqrt(chords) / 2) / (mp.pi * R**2)
+
+    return mp.log(mp.findroot(lambda s: outside(s) - u, (0.6, 0.65))) / 2
+
+
 PUBLIC = {
+    "disc": (lambda u: recurrent.leaky_origin_spectrum(u, 0.9, 0.5) / 4, disc, 0.3),
     "flow": (lambda u: (1 + recurrent.leaky_origin_spectrum(u, 2.0, 0.0)) / 2, semicircle, 0.3),
     "Fuss-Catalan": (lambda x: random_matrix.fuss_catalan_cdf(x, 1.0), marchenko_pastur, 1.3),
     "Fuss-Catalan, deep": (lambda x: random_matrix.fuss_catalan_cdf(x, 3.0), catalan_angle, 1.3),
@@ -115,3 +128,6 @@ def test_second_derivatives_of_the_theory(name):
         want = [float(mp.diff(truth, mp.mpf(at), n)) for n in range(3)]
     found = [jax.jit(g)(at) for g in (f, jax.grad(f), jax.jacfwd(jax.grad(f)))]
     np.testing.assert_allclose(found, want, rtol=1e-9, atol=1e-10)
+    if name == "disc":  # inside a scan, by reverse mode twice
+        looped = lambda u: lax.scan(lambda c, k: (c + f(u * k), None), 0 * u, jnp.ones(1))[0]
+        np.testing.assert_allclose(jax.jit(jax.grad(jax.grad(looped)))(at), want[2], rtol=1e-9)

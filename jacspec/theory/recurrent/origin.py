@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jacspec._primitives import Primitive
 from jacspec.theory import _domain, _roots
 from jacspec.theory.recurrent import _gates
 
@@ -128,7 +129,7 @@ def _cubic(v: Array) -> Array:
     return jnp.where(small, series / 6, (large - jnp.sin(large)) / large**3)
 
 
-@jax.custom_jvp
+@Primitive
 def _outside(z: Array, c: Array) -> Array:
     """The part of the unit disc outside the circle of radius c + z about -c; the two cut at x = z - (1 - z^2) / (2 c).
 
