@@ -173,8 +173,7 @@ def _fixed_point(theta: Any, form: str, points: int, newton: int) -> Array:
 @functools.partial(jax.jit, static_argnums=1)
 def _solve(theta: Any, form: str) -> GatedMeanField:
     q = _fixed_point(theta, form, FINE, 2)
-    found = _gates.result(q, None, _step(q, theta, form, FINE), _step(q, theta, form, COARSE))
-    return _gates.nan_if_outside(theta, found)
+    return _gates.nan_if_outside(theta, _gates.result(q, lambda q, points: _step(q, theta, form, points)))
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -253,4 +252,4 @@ def _minimal(theta: Any) -> GatedMeanField:
     scale = lax.stop_gradient(jnp.where(theta[2] > 0, theta[2], 1))
     found = _roots.largest_fixed_point(lambda q: step(q * scale, theta, COARSE)[0] / scale, range(1, -60, -2))
     q = _roots.attach_fixed_point(lambda q: step(q, theta, FINE)[0], found * scale)
-    return _gates.nan_if_outside(theta, _gates.result(q, None, step(q, theta, FINE), step(q, theta, COARSE)))
+    return _gates.nan_if_outside(theta, _gates.result(q, lambda q, points: step(q, theta, points)))

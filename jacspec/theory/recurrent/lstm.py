@@ -219,9 +219,7 @@ def _fixed_point(theta: Any, points: int, newton: int = 2) -> Array:
 @jax.jit
 def _solve(theta: Any) -> GatedMeanField:
     q = _fixed_point(theta, FINE)
-    *fine, cell = _step(q, theta, FINE)
-    *coarse, _ = _step(q, theta, COARSE)
-    return _gates.nan_if_outside(theta, _gates.result(q, cell, (fine[0], fine[1]), (coarse[0], coarse[1])))
+    return _gates.nan_if_outside(theta, _gates.result(q, lambda q, points: _step(q, theta, points)))
 
 
 @jax.jit
