@@ -10,7 +10,8 @@ which is (1/2) ln[g^2 (1 - u) / S(-u)] with S the S-transform of D^2 (m = -psi(-
     L(u) = int_0^u lambda du = u (lambda(u) - 1/2) + (1/2) <ln(1 + y D^2)>,
 
 so that the Kaplan-Yorke dimension (L = 0), the entropy (L where lambda = 0) and the mean exponent (L(1)) cost one root.
-Where units saturate, ln D^2 falls steeply and y D^2 / (1 + y D^2) is a step in h: panels are set around it for every y.
+Where units saturate, ln D^2 falls steeply and y D^2 / (1 + y D^2) is a step in h: panels are set around it for every y. Between
+two points at which ln D^2 turns there is at most one such step.
 """
 
 import functools
@@ -18,9 +19,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
-from jacspec import activations
+from jacspec import _checks, activations
 from jacspec._pytree import pytree
 from jacspec.activations import Activation
 from jacspec.theory import _domain, _quadrature, _roots
@@ -108,7 +110,7 @@ def rate_spectrum(u: Any, gain: Any, *, activation: str | Activation = "tanh", i
 
     Returns:
         Exponents of the shape of u, nats per step; -inf from the fraction of live units on (ReLU, hard tanh); NaN where
-        the quadrature may err by more than 1e-3 (1 + abs lambda): for slopes of several zeros or branches (GELU) at some u.
+        the quadrature may err by more than 1e-3 (1 + abs lambda).
 
     Raises:
         TypeError: for what is no real number, or an activation without a derivative.
@@ -164,22 +166,58 @@ class _Parts(NamedTuple):
     error: Array
 
 
+SIGHT = np.sinh(np.linspace(-6, 6, 6001))
+"""Points, to abs h = 200, between which ln abs phi' is not expected to turn twice."""
+
+
+def _turning_points(phi: Activation) -> list[float]:
+    """The h other than 0 at which ln abs phi'(h) turns from rising to falling or back, zeros of phi' included, to 1e-9.
+
+    None of a function that holds traced values, which cannot be looked at.
+    """
+
+    def log_slope(h):
+        with jax.ensure_compile_time_eval():
+            return phi.log_slope(jnp.asarray(h))
+
+    log = log_slope(SIGHT)
+    if not _checks.is_concrete(log):
+        return []
+    log = np.maximum(np.asarray(log, float), -1e300)
+    rise = np.diff(log)
+    noise = 64 * float(jnp.finfo(jnp.result_type(float)).eps) * (1 + np.abs(log[1:]))
+    sign = np.where(np.abs(rise) > noise, np.sign(rise), 0)
+    turns = []
+    for k in np.flatnonzero((sign[:-1] * sign[1:] < 0) & (SIGHT[1:-1] != 0)):
+        low, high = SIGHT[k], SIGHT[k + 2]
+        for _ in range(7):  # each narrows the interval by a factor of 20
+            h = np.linspace(low, high, 41)
+            best = int(np.argmax(sign[k] * np.asarray(log_slope(h), float)))
+            low, high = h[max(best - 1, 0)], h[min(best + 1, 40)]
+        turns.append(0.5 * (low + high))
+    return turns
+
+
 def _nodes(log_y: Array, q: Array, phi: Activation) -> tuple[Array, Array]:
-    """Nodes and half widths of panels about 0, at the kinks and about the h with y phi'(h)^2 = 1, on either side."""
+    """Nodes and half widths of panels about 0, at kinks and turning points, and about every h with y phi'(h)^2 = 1."""
     log_y, q = lax.stop_gradient((log_y, q))
     scale, end = jnp.minimum(1, jnp.sqrt(q)), _quadrature.REACH * jnp.sqrt(q)
     share = jnp.linspace(0, 1, SMOOTH + 1, dtype=q.dtype)
     smooth = scale * jnp.sinh(jnp.arcsinh(end / scale) * share * (1 + _quadrature.CROWDING * (1 - share)))
+    turning = _turning_points(phi)
 
     def side(sign):
         log = lambda h: log_y + 2 * phi.log_slope(sign * h)
-        inner = log(jnp.zeros_like(q)) > 0
-        step = _roots.bisect(lambda h: (log(h) > 0) == inner, jnp.zeros_like(q), end, 40)
-        rate = jnp.abs(jax.jvp(log, (step,), (jnp.ones_like(q),))[1])
-        width = jnp.clip(1 / jnp.where(rate > 0, rate, 1 / end), jnp.finfo(q.dtype).eps * end, end)
+        turns = jnp.asarray([0.0, *sorted(sign * turn for turn in turning if sign * turn > 0)], q.dtype)
+        low = jnp.minimum(turns, end)  # of each piece on which log is monotone
+        inner = log(low) > 0
+        step = _roots.bisect(lambda h: (log(h) > 0) == inner, low, jnp.append(low[1:], end), 40)
+        rate = jnp.abs(jax.jvp(log, (step,), (jnp.ones_like(step),))[1])
+        width = jnp.clip(1 / jnp.where(rate > 0, rate, 1 / end), jnp.finfo(q.dtype).eps * end, end)[:, None]
         grid = jnp.arcsinh(end / width) * jnp.linspace(-1, 1, STEEP + 1, dtype=q.dtype)
+        steps = (step[:, None] + width * jnp.sinh(grid)).ravel()
         kinks = jnp.asarray([sign * kink for kink in phi.kinks], q.dtype)
-        return jnp.sort(jnp.clip(jnp.concatenate([smooth, step + width * jnp.sinh(grid), kinks]), 0, end))
+        return jnp.sort(jnp.clip(jnp.concatenate([smooth, steps, kinks, low]), 0, end))
 
     return _quadrature.panel_nodes(jnp.concatenate([-side(-1.0)[:0:-1], side(1.0)]))
 
