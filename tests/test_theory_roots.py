@@ -54,6 +54,15 @@ def test_where_nothing_decides_about_the_root_its_derivative_is_infinite():
     assert abs(float(jax.grad(flat)(0.0))) > 1e300
 
 
+def test_a_silent_or_ordered_network_has_derivatives():
+    """Where there is no root, no step is taken: forward and reverse mode agree, and neither is NaN."""
+    chi = lambda v: recurrent.gru(v).chi
+    slope = jax.jit(jax.grad(chi))(2.0)
+    assert float(slope) == pytest.approx(1 / 16, rel=1e-9)  # chi = 1/4 + v <r>^2 <(1 - z)^2> with all gates at 1/2
+    leading = lambda g: jnp.stack([*(lambda n: (n.leading, n.dimension, n.entropy))(recurrent.rate_network(g))])
+    np.testing.assert_allclose(jax.jit(jax.jacrev(leading))(0.5), [2.0, 0.0, 0.0], atol=1e-12)
+
+
 def test_an_edge_of_the_search_is_no_fixed_point():
     steep = lambda q: 3 * q
     assert float(_roots.largest_fixed_point(steep, range(6, -20, -2))) == np.inf

@@ -37,32 +37,30 @@ def bisect(below: Function, low: Array, high: Array, halvings: int = HALVINGS) -
     return 0.5 * (low + high)
 
 
-def attach(f: Function, root: Array, newton: int = 1) -> Array:
+def attach(f: Function, root: Array, newton: int = 1, where: Array | bool = True) -> Array:
     """The root of an elementwise f near `root`, with its first and second derivatives in whatever f closes over.
 
     Args:
         f: differentiable; where its slope is zero, `root` stays and its derivatives are infinite.
         root: found by any search, of which no derivative is taken.
         newton: Newton steps by which the value moves; after 0 it is `root` to the last bit.
+        where: elsewhere `root` stays and has no derivatives; f is finite there.
     """
     x = lax.stop_gradient(root)
     at = lambda x: jax.jvp(f, (x,), (jnp.ones_like(x),))
 
-    def step(_, x):
-        value, slope = lax.stop_gradient(at(x))
-        return x - jnp.where(slope == 0, 0, value / jnp.where(slope == 0, 1, slope))
+    def step(x, value, slope):
+        largest = jnp.finfo(slope.dtype).max
+        inverse = jnp.where(where, jnp.clip(1 / slope, -largest, largest), 0)
+        stays = (slope == 0) | (newton == 0)
+        return x - (value - jnp.where(stays, lax.stop_gradient(value), 0)) * inverse
 
     if newton > 1:
-        x = lax.fori_loop(0, newton - 1, step, x)
+        x = lax.fori_loop(0, newton - 1, lambda _, x: lax.stop_gradient(step(x, *at(x))), x)
     value, slope = at(x)
     slope = lax.stop_gradient(slope)
-    largest = jnp.finfo(slope.dtype).max
-    inverse = jnp.clip(1 / slope, -largest, largest)
-    keeps = (slope == 0) | (newton == 0)
-    for k in range(2):
-        value = f(x) if k else value
-        x = x - (value - jnp.where(keeps, lax.stop_gradient(value), 0)) * inverse
-    return x
+    x = step(x, value, slope)
+    return step(x, f(x), slope)
 
 
 def falling_root(f: Function, low: Array, high: Array, halvings: int = HALVINGS) -> Array:
@@ -97,7 +95,7 @@ def attach_fixed_point(F: Function, q: Array, newton: int = 2) -> Array:
     """`attach` for q = F(q) from what `largest_fixed_point` found; 0 stays, and inf is NaN."""
     inside = (q > 0) & (q < jnp.inf)
     log = jnp.log(jnp.where(inside, q, 1))  # in which no step leads below zero
-    root = jnp.exp(attach(lambda log: F(jnp.exp(log)) / jnp.exp(log) - 1, log, newton))
+    root = jnp.exp(attach(lambda log: F(jnp.exp(log)) / jnp.exp(log) - 1, log, newton, inside))
     return jnp.where(inside, root, jnp.where(q == 0, 0, jnp.nan))
 
 

@@ -34,17 +34,19 @@ from jacspec.theory.mean_field.moments import ROUNDING
 from jacspec.theory.mean_field.variance import second_moment, squared_slope
 
 TERMS = 128
-"""Terms of the series."""
+"""Terms of the series. What they leave out is bounded; where that is too much, `method="auto"` takes the quadrature."""
 
 SPACING, EXTENT = 0.0125, 13.0
 """The trapezoid rule of the Hermite coefficients, in standard deviations: geometric convergence for smooth phi. What twice the
 spacing changes is taken for its error: for tanh 1e-10 at q = 300."""
 
 GRADED = 14
-"""Panels of the quadrature on either side of a cut."""
+"""Panels of the quadrature on either side of a cut, nearly as many as `gaussian_mean` has on either side of 0."""
 
 METHODS = ("auto", "closed", "series", "quadrature")
 _BENT = [(-1) ** (k + 1) * 2 * k / math.factorial(2 * k + 1) for k in range(8, 0, -1)]
+"""Coefficients of sin t - t cos t in odd powers of t from t^3, highest first."""
+
 SLOPES = {"linear": 1.0, "leaky_relu": LEAKY_SLOPE, "relu": 0.0}
 """Slope at a < 0 of what has the closed form; at a > 0 it is 1."""
 

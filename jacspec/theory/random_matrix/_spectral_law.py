@@ -34,7 +34,7 @@ HALVINGS = 36
 """Bisections of ln theta, to 1e-9 of theta: the two steps of `attach` that follow find all digits."""
 
 FAR = 40.0
-"""How far beyond the singularities u is followed; what is left of the mass falls as e^-u."""
+"""How far beyond the singularities u is followed: what is left of the mass falls as e^-u, and e^-40 = 4e-18."""
 
 
 class Point(NamedTuple):
@@ -237,5 +237,5 @@ def _angle(equation: Equation, u: Array, axis: Array) -> tuple[Array, Array]:
     # the first halving, of an interval about ln axis, asks whether the point is on the support at all
     log_theta = _roots.bisect(lambda log: angle(jnp.exp(log)) < 0, 2 * least - most, most, HALVINGS)
     off = log_theta <= least + 1e-3
-    theta = _roots.attach(angle, jnp.where(off, 1.0, jnp.exp(log_theta)))
+    theta = _roots.attach(angle, jnp.where(off, 1.0, jnp.exp(log_theta)), where=~off)
     return jnp.where(off, axis**4, theta), off

@@ -19,6 +19,8 @@ from jacspec.theory.random_matrix._closed import ROOM, at_least, positive, share
 FIELDS = {"real": 0.5, "complex": 1.0}
 
 SHIFT = 12
+"""Steps of Gamma(x + 1) = x Gamma(x) before Stirling's series, so that it begins at 14 or beyond."""
+
 _STIRLING = [1 / 1188, -1 / 1680, 1 / 1260, -1 / 360, 1 / 12]
 """Coefficients of x ln Gamma(x) beyond its logarithms, in 1 / x^2, highest power first: 691 / (360360 x^11) is a rounding at 13."""
 

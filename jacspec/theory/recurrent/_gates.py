@@ -13,9 +13,13 @@ from jacspec._pytree import pytree
 from jacspec.theory import _domain
 
 REACH = 9.0
+"""Standard deviations that the trapezoid rule covers: the density beyond is 1e-18."""
+
 FINE, COARSE, ROUGH = 193, 129, 33
 """Nodes of the answer, of the rule that it is compared with, and of searches that Newton steps follow."""
+
 TOLERANCE = 1e-7
+"""The error up to which a mean field is called converged, and chi equal to 1."""
 
 ROUNDING = 16
 """Roundings of F(q) and of chi, which are ratios and sums of positive means."""
@@ -94,21 +98,21 @@ def rule(points: int, dtype: Any) -> tuple[Array, Array]:
     return jnp.asarray(z, dtype), jnp.asarray(weights / weights.sum(), dtype)
 
 
-def root(variance: Array) -> Array:
-    """Square root with a derivative at 0: what is analytic and even in it is off by 64 eps there."""
+def deviation(variance: Array) -> Array:
+    """The standard deviation, with a finite derivative at 0: means, even and analytic in it, are off by 64 eps there."""
     return jnp.sqrt(variance + 64 * jnp.finfo(variance.dtype).eps)
 
 
 def sigmoid(bias: Array, variance: Array, points: int) -> Gate:
     """The logistic gate with pre-activation N(bias, variance)."""
     z, weights = rule(points, variance.dtype)
-    return _gate("sigmoid", bias + root(variance) * z, weights)
+    return _gate("sigmoid", bias + deviation(variance) * z, weights)
 
 
 def tanh(variance: Array, points: int) -> Gate:
     """The candidate tanh with pre-activation N(0, variance)."""
     z, weights = rule(points, variance.dtype)
-    return _gate("tanh", root(variance) * z, weights)
+    return _gate("tanh", deviation(variance) * z, weights)
 
 
 def _gate(name: str, a: Array, weights: Array) -> Gate:

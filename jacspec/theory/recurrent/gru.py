@@ -26,8 +26,11 @@ from jacspec.theory.recurrent._gates import COARSE, FINE, ROUGH, TOLERANCE, Crit
 GATES = ("reset", "update", "candidate")
 FORMS = ("reset_after", "reset_before")
 OCTAVES = range(1, -38, -2)
+"""log2 <h^2> of the search for a fixed point: <h^2> < 1, and what is below 2^-36 is called silent."""
+
 GATE_POINTS = {FINE: 257, COARSE: 193, ROUGH: 65}
 CANDIDATE_POINTS = {FINE: 449, COARSE: 353, ROUGH: 129}
+"""Nodes over a gate's and over the candidate's pre-activation, by the rule: tanh is twice as steep as the logistic."""
 
 
 def gru(
@@ -194,11 +197,11 @@ def _critical(theta: Any, form: str) -> CriticalPoint:
 def critical_point(chi: Callable[[Array, Any, int], Array], theta: Any, silent: Array, search: int) -> CriticalPoint:
     """Where chi(log, theta, points) passes 1 from below, exp(log) between 1e-3 and 1e6, first by the rule `search`."""
     low, high = jnp.log(jnp.asarray([1e-3, 1e6], theta[0].dtype))
-    jump = _roots.bisect(lambda log: chi(log, theta, search) < 1, low, high, 22)
-    smooth = _roots.attach(lambda log: chi(log, theta, FINE) - 1, jump)
+    near = _roots.bisect(lambda log: chi(log, theta, search) < 1, low, high, 22)
+    smooth = _roots.attach(lambda log: chi(log, theta, FINE) - 1, near)
     continuous = jnp.abs(chi(*lax.stop_gradient((smooth, theta)), FINE) - 1) < TOLERANCE
-    log = jnp.where(continuous, smooth, jump)
-    inside = (jump > low + 1e-3) & (jump < high - 1e-3)
+    log = jnp.where(continuous, smooth, near)
+    inside = (near > low + 1e-3) & (near < high - 1e-3)
     found = CriticalPoint(jnp.exp(log), silent, continuous)
     return _gates.nan_if_outside((theta, jnp.where(inside, 0.0, jnp.nan)), found)
 

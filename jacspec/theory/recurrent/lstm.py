@@ -32,6 +32,7 @@ DEGREES = {FINE: 64, COARSE: 48, ROUGH: 18}
 """Terms of the interpolant in k, by the rule of the gates that it goes with."""
 
 CELL_POINTS = {FINE: 97, COARSE: 81, ROUGH: 33}
+"""Nodes over each gate's pre-activation, by the rule; the candidate has twice as many. Fewer than a GRU: they enter in pairs."""
 
 
 def lstm(

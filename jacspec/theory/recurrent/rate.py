@@ -31,14 +31,16 @@ from jacspec.theory.mean_field._common import LARGEST
 from jacspec.theory.mean_field.variance import fixed_point, second_moment
 
 TOLERANCE = 1e-9
+"""The error of q, <phi'^2> and the mean up to which they are called converged."""
+
 MARGIN = 60.0
-"""How far ln y is searched for beyond the least and the largest -ln D^2."""
+"""How far ln y is searched for beyond the least and the largest -ln D^2: u and 1 - u are e^-60 there, below any i / n."""
 
 UNSURE = 1e-3
 """The error of lambda(u), estimated from two rules and relative to 1 + abs lambda, beyond which it is NaN."""
 
 SMOOTH, STEEP = 12, 24
-"""Panels on each side of h = 0 for the density and for the step of y D^2 / (1 + y D^2)."""
+"""Panels on each side of h = 0 for the density and for each step of y D^2 / (1 + y D^2)."""
 
 
 @pytree
@@ -267,24 +269,26 @@ def _network(theta: Any, phi: Activation) -> RateNetwork:
     low, high = low - MARGIN, high + MARGIN
     zero = _roots.bisect(lambda y: exponent(y) > 0, low, high)
     chaotic = leading > 0
-    entropy = jnp.where(chaotic, fraction(zero) * average(zero), 0)  # stationary there: dL/du = lambda = 0
+    zero = _roots.attach(exponent, jnp.where(chaotic, zero, 0), where=chaotic)
+    entropy = jnp.where(chaotic, fraction(zero) * average(zero), 0)
     crossing = _roots.bisect(lambda y: average(y) > 0, low, high)
-    crossing = _roots.attach(average, jnp.where(chaotic & (mean < 0), crossing, 0))
+    crossed = chaotic & (mean < 0)
+    crossing = _roots.attach(average, jnp.where(crossed, crossing, 0), where=crossed)
     dimension = jnp.where(chaotic, jnp.where(mean < 0, fraction(crossing), 1.0), 0)
     sure = lambda log_y: (lambda parts: parts.error <= UNSURE * parts.hit)(_parts(log_y, q, phi))
     entropy = jnp.where(chaotic & ~sure(zero), jnp.nan, entropy)
-    dimension = jnp.where(chaotic & (mean < 0) & ~sure(crossing), jnp.nan, dimension)
+    dimension = jnp.where(crossed & ~sure(crossing), jnp.nan, dimension)
     error = jnp.maximum(error, jnp.maximum(square_error, live_error / (1 + jnp.abs(live))))
-    known = lambda value: jnp.where(jnp.isnan(q), jnp.nan, value)
+    where_q_exists = lambda value: jnp.where(jnp.isnan(q), jnp.nan, value)
     return RateNetwork(
         q=q,
-        slope_square=known(square),
-        leading=known(leading),
-        mean=known(mean),
-        dimension=known(dimension),
-        entropy=known(entropy),
-        error=known(error),
-        converged=known(error) < max(TOLERANCE, float(jnp.finfo(q.dtype).eps) ** 0.5),
+        slope_square=where_q_exists(square),
+        leading=where_q_exists(leading),
+        mean=where_q_exists(mean),
+        dimension=where_q_exists(dimension),
+        entropy=where_q_exists(entropy),
+        error=where_q_exists(error),
+        converged=where_q_exists(error) < max(TOLERANCE, float(jnp.finfo(q.dtype).eps) ** 0.5),
     )
 
 

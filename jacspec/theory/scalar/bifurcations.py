@@ -20,6 +20,7 @@ from jacspec.theory import _domain, _roots
 
 ds = TABLE["sigmoid"].derivative
 _SERIES = [2 * k / (2 * k + 1) for k in range(18, 0, -1)]
+"""Coefficients of y / (1 - y^2) - artanh y in odd powers of y from y^3, highest first."""
 
 
 class Folds(NamedTuple):

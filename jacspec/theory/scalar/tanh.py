@@ -16,8 +16,11 @@ from jacspec.theory import _domain, _roots
 TANH_PEAK = 0.447743204694303
 """max over c of c (1 - tanh^2 c), reached where 2 c tanh c = 1, c = 0.771702319209104."""
 
-_NEWTON = 6  # from the bound below, 3 are enough for every weight in float64
+_NEWTON = 6
+"""Newton steps from the bound in `_argument`; 3 are enough for every weight in float64."""
+
 _SERIES = [2 * k / math.factorial(2 * k + 1) for k in range(12, 0, -1)]
+"""Coefficients of a cosh a - sinh a in odd powers of a, highest first: sum_k 2 k a^(2 k + 1) / (2 k + 1)!."""
 
 
 class CriticalDecay(NamedTuple):
