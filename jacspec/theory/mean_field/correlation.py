@@ -99,7 +99,7 @@ def _closed(low: float, q: Array, c: Array) -> Overlap:
     """phi = alpha a + beta abs(a): E abs(u1 u2) = (2 q / pi) (sin t + (pi/2 - t) cos t), c = cos t."""
     alpha, beta, eps = 0.5 * (1 + low), 0.5 * (1 - low), jnp.finfo(q.dtype).eps
     # of a linear phi neither is a part: their derivatives at c = -+1 are infinite
-    t, bend = (_angle(c), (2 / math.pi) * _bent(c)) if beta else (0.0, 0.0)
+    t, bend = (_angle(c), (2 / math.pi) * _bent(c)) if beta else (jnp.zeros_like(c), jnp.zeros_like(c))
     gap = q * (1 - c) * (alpha**2 + beta**2) - q * beta**2 * bend
     slope = alpha**2 + beta**2 * (1 - (2 / math.pi) * t)
     value = q * (alpha**2 * c + beta**2 * (c + bend))
