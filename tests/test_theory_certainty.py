@@ -11,6 +11,7 @@ import mpmath as mp
 import numpy as np
 import pytest
 from scipy import special
+from scipy.integrate import quad
 
 from jacspec import activations
 from jacspec.theory import mean_field as mf
@@ -312,3 +313,30 @@ def test_derivatives_of_the_correlation_map_at_its_ends(c):
     ask = lambda c: mf.correlation_map("erf", c, q, weight_variance=1.5)
     want = 2 * q / (1 + 2 * q) / math.sqrt(1 - (2 * q / (1 + 2 * q)) ** 2) / math.asin(2 * q / (1 + 2 * q))
     assert float(jax.grad(ask)(c)) == pytest.approx(want, rel=1e-10)
+
+
+@pytest.mark.parametrize("c", [-1.0, 1.0])
+@pytest.mark.parametrize("method", ["closed", "series", "quadrature"])
+def test_second_derivatives_of_the_correlation_map_at_its_ends(c, method):
+    """q^2 E phi''(u) phi''(c u) / E phi^2, infinite where phi' jumps at u and at c u, in all nestings and all routes."""
+    q, k = 1.7, 2 * 1.7 / (1 + 2 * 1.7)
+    of_erf = k**3 * c / (1 - k**2) ** 1.5 / math.asin(k)
+    below = lambda f: quad(lambda a: f(a) * math.exp(-a * a / (2 * q)) / math.sqrt(2 * math.pi * q), -12, 0)[0]
+    curved = q**2 * below(lambda a: math.exp(2 * a)) if c > 0 else 0.0
+    of_elu = curved / (q / 2 + below(lambda a: math.expm1(a) ** 2))
+    wants = {
+        "closed": {"linear": 0.0, "relu": math.inf, "leaky_relu": math.inf},
+        "series": {"linear": 0.0, "erf": of_erf},
+        "quadrature": {"linear": 0.0, "erf": of_erf, "elu": of_elu, "hard_tanh": c * math.inf},
+    }
+    nestings = list(itertools.product((jax.jacfwd, jax.jacrev), repeat=2))
+    for name, want in wants[method].items():
+        ask = functools.partial(
+            lambda c, name: mf.correlation_map(name, c, q, weight_variance=1.5, method=method), name=name
+        )
+        for outer, inner in nestings if method == "closed" else nestings[1::2]:
+            assert float(jax.jit(outer(inner(ask)))(c)) == pytest.approx(want, rel=1e-9, abs=1e-12), (
+                name,
+                outer,
+                inner,
+            )

@@ -378,3 +378,15 @@ def test_names_and_shapes_are_checked():
         normalization.unchanged("batch", "data")
     with pytest.raises(ValueError, match="'normalization' is unknown"):
         normalization.weight_scaling("none", 2.0)
+
+
+@pytest.mark.parametrize("batch", [4.0, 9.0, 1e3, 1e9])
+def test_errors_of_rates_hold_roundings(batch):
+    """Closed forms and quadratures in single precision differ from those in double precision by no more than they say."""
+    of = lambda name: lambda B: normalization.batch_norm_rate(name, B)
+    for ask in (normalization.batch_norm_rate_relu, normalization.batch_norm_rate_linear, of("relu"), of("tanh")):
+        single, double = ask(jnp.float32(batch)), ask(jnp.float64(batch))
+        assert single.log_rate.dtype == jnp.float32
+        assert abs(float(single.log_rate) - float(double.log_rate)) <= float(single.error) + float(double.error)
+    exact, found = normalization.batch_norm_rate_relu(batch), normalization.batch_norm_rate("relu", batch)
+    assert abs(float(exact.log_rate) - float(found.log_rate)) <= float(exact.error) + float(found.error)

@@ -9,7 +9,7 @@ import pytest
 from scipy.special import erf, lambertw
 
 from jacspec.theory import random_matrix as rm
-from jacspec.theory.random_matrix._law import _angle
+from jacspec.theory.random_matrix._spectral_law import _angle
 from jacspec.theory.random_matrix.free import Product
 
 HALF = rm.bernoulli_slopes(0.5)
@@ -140,7 +140,7 @@ def test_each_ray_has_one_angle():
 
     @jax.jit
     def angle_and_ratio(equation):
-        found = _angle(equation, u, jnp.asarray(1e-8))
+        found, _ = _angle(equation, u, jnp.asarray(1e-8))
         return found, equation(u, found).angle, equation(u[:, None] + 0 * theta, theta + 0 * u[:, None]).angle / theta
 
     for activation, q in (("relu", 1.0), ("leaky_relu", 1.0), ("swish", 1.0)):

@@ -76,7 +76,9 @@ def test_ends_and_mean_are_the_mean_field_values(gain, top, mean):
     y = np.linspace(-36, 36, 200)
     lam = np.asarray(rm.lyapunov_spectrum(1 / (1 + np.exp(-y)), slopes, gain=gain))
     rate = 1 / (4 * np.cosh(y / 2) ** 2)
-    assert abs(np.sum(lam * rate) * (y[1] - y[0]) - mean) < 6e-6
+    known = np.isfinite(lam)
+    assert (rate[~known] < 1e-10).all()  # the last of 1e10 units may lie beyond what the nodes hold
+    assert abs(np.sum((lam * rate)[known]) * (y[1] - y[0]) - mean) < 6e-6
 
 
 def test_linear_network_has_the_triangular_law_and_dead_units_have_none():
@@ -127,8 +129,8 @@ def test_jit_vmap_and_derivatives():
     [
         ("erf", 3.0, 6.879, 0.99, 1e-4),
         ("tanh", 40.0, 1567.767, 0.5, 1e-4),
-        ("erf", 10.0, 93.428, 0.99, 5e-3),
-        ("tanh", 300.0, 89600.0, 0.5, 5e-3),
+        ("erf", 10.0, 93.428, 0.99, None),  # 0.4 % off, and NaN
+        ("tanh", 300.0, 89600.0, 0.5, None),
     ],
 )
 def test_saturated_units_are_not_dead(activation, gain, q, u, rtol, dtype):
@@ -139,8 +141,30 @@ def test_saturated_units_are_not_dead(activation, gain, q, u, rtol, dtype):
     y = optimize.brentq(lambda y: special.expit(y + log) @ p - u, -50, 50 - log.min())
     slopes = rm.squared_slopes(activation, dtype(q))
     assert slopes.zero == 0
-    found = rm.lyapunov_spectrum(dtype(u), slopes, gain=dtype(gain))
-    np.testing.assert_allclose(found, np.log(gain) + (np.log(u) - y) / 2, rtol=rtol)
+    found = float(rm.lyapunov_spectrum(dtype(u), slopes, gain=dtype(gain)))
+    if rtol is None:
+        assert np.isnan(found)
+    else:
+        np.testing.assert_allclose(found, np.log(gain) + (np.log(u) - y) / 2, rtol=rtol)
+
+
+@pytest.mark.parametrize(("activation", "q"), [("erf", 6.879), ("erf", 93.428), ("tanh", 1567.767), ("gelu", 2.0)])
+def test_a_spectrum_that_its_nodes_do_not_hold_is_nan(activation, q):
+    """Every exponent is within 1e-3 (1 + abs lambda) of that by 20,000 nodes, or NaN; few are NaN where units saturate little."""
+    u = np.linspace(0.01, 0.99, 50)
+    z = 8.5 * (np.arange(-10_000, 10_000) + 0.5) / 10_000
+    p = np.exp(-z * z / 2) / np.exp(-z * z / 2).sum()
+    log = 2 * np.asarray(js.activations.TABLE[activation].log_slope(jnp.asarray(np.sqrt(q) * z)), float)
+    low, high = np.full_like(u, -60.0), np.full_like(u, 60 - log.min())
+    for _ in range(46):
+        y = (low + high) / 2
+        below = special.expit(y[:, None] + log) @ p < u
+        low, high = np.where(below, y, low), np.where(below, high, y)
+    true = (np.log(u) - low) / 2
+    found = np.asarray(rm.lyapunov_spectrum(u, rm.squared_slopes(activation, q)))
+    known = np.isfinite(found)
+    assert (np.abs(found - true)[known] <= 1e-3 * (1 + np.abs(true[known]))).all()
+    assert known.mean() >= (0.9 if q < 10 else 0.3)
 
 
 def test_bad_input():

@@ -334,3 +334,25 @@ def test_the_onset_of_the_rate_network(excess):
     assert float(net.q) == pytest.approx(want, rel=1e-6 if excess < 1e-4 else 1e-5)
     assert abs(float(net.q) - want) <= float(net.error) * 2 + 100 * want**4 + 1e-15
     assert bool(net.converged)
+
+
+@pytest.mark.parametrize(("name", "gain"), [("gelu", 1.35), ("swish", 1.38)])
+def test_spectrum_of_a_slope_with_zeros_and_several_branches(name, gain):
+    """u = <y D^2 / (1 + y D^2)> by scipy, with breaks wherever y D^2 = 1: ln D^2 turns three times and has a cusp."""
+    u = np.array([0.003, 0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999])
+    found = np.asarray(recurrent.rate_spectrum(u, gain, activation=name, input_variance=0.1))
+    assert np.isfinite(found).all()
+    q = float(recurrent.rate_network(gain, activation=name, input_variance=0.1).q)
+    density = lambda a: np.exp(-a * a / (2 * q)) / np.sqrt(2 * np.pi * q)
+    squares = {
+        "gelu": lambda a: (ndtr(a) + a * np.exp(-a * a / 2) / np.sqrt(2 * np.pi)) ** 2,
+        "swish": lambda a: (expit(a) * (1 + a * expit(-a))) ** 2,
+    }
+    grid = np.linspace(-10, 10, 20001) * np.sqrt(q)
+    for at, exponent in zip(u, found, strict=True):
+        y = gain**2 * at * np.exp(-2 * exponent)
+        hit = lambda a, y=y: (lambda s: s / (1 + s))(y * squares[name](a)) * density(a)
+        sign = np.sign(np.log(y * squares[name](grid)))
+        ends = np.array([grid[0], *grid[:-1][np.diff(sign) != 0], 0.0, grid[-1]])
+        share = sum(quad(hit, a, b, epsabs=1e-13, limit=200)[0] for a, b in itertools.pairwise(np.unique(ends)))
+        assert share == pytest.approx(at, abs=1e-7), (at, exponent)

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import mpmath as mp
 import numpy as np
 import pytest
 from scipy.special import expit
@@ -326,3 +327,31 @@ def test_every_gate_of_the_lstm_has_its_own_variances():
         for changed, room in (((double(weights), noise), 1e-9), ((weights, double(noise)), 1e-6)):
             after, expected = both(*changed)
             np.testing.assert_allclose((after - found) / found, (expected - want) / want, rtol=0.02, atol=room)
+
+
+def test_the_error_of_a_fixed_point_holds_where_it_is_nearly_double():
+    """Beside the fold at which the active state of a GRU appears, roundings of F(q) are carried to q by 1 / abs(1 - F')."""
+    line = recurrent.gru_critical(update_bias=-2.0, form="reset_before")
+    assert not bool(line.continuous)
+    z = [mp.mpf(k) / 16 for k in range(-160, 161)]
+    weights = [mp.exp(-x * x / 2) for x in z]
+    mean = lambda f: sum(w * f(x) for w, x in zip(weights, z, strict=True)) / sum(weights)
+    logistic = lambda a: 1 / (1 + mp.exp(-a))
+
+    def image(v, q):
+        s = mp.sqrt(v * q)
+        r_square = mean(lambda x: logistic(s * x) ** 2)
+        k = [logistic(s * x - 2) for x in z]  # the gate that replaces
+        average = lambda f: sum(w * f(g) for w, g in zip(weights, k, strict=True)) / sum(weights)
+        new = mean(lambda x: mp.tanh(s * mp.sqrt(r_square) * x) ** 2)
+        return average(lambda g: g**2) * new / (1 - average(lambda g: (1 - g) ** 2))
+
+    for more in (1e-3, 1e-2):
+        v = float(line.weight_variance) * (1 + more)
+        found = recurrent.gru(v, update_bias=-2.0, form="reset_before")
+        q = float(found.second_moment)
+        true = mp.findroot(lambda q, v=v: image(mp.mpf(v), q) / q - 1, (q * (1 - 1e-6), q * (1 + 1e-6)))
+        slope = mp.diff(lambda q, v=v: image(mp.mpf(v), q), true)
+        assert abs(float(q - true)) <= float(found.error), (more, float(q - true), float(slope))
+        assert found.error >= 2**-50 * q / abs(1 - float(slope))  # no less than what a rounding of F makes
+        assert found.error < 1e-9

@@ -1,4 +1,4 @@
-"""What the questions of this folder share: activations, one scalar root finder, and the proof of what it found."""
+"""What the questions of this folder share: activations, checks of their arguments, and the proof of a root."""
 
 import math
 from collections.abc import Callable
@@ -7,15 +7,12 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 
 from jacspec import activations
 from jacspec._ground import checks
 from jacspec.activations import Activation
 from jacspec.theory import _domain
-
-STEPS = 100
-"""Most steps of the root finder; Newton takes five to ten, bisection of a double about sixty."""
 
 LARGEST = 1e18
 """A variance beyond which an iteration is taken to diverge."""
@@ -92,39 +89,6 @@ def log_grid(dtype: Any) -> Array:
     return jnp.asarray(np.concatenate([coarse, fine]), dtype)
 
 
-def root(function: Callable[[Array], tuple[Array, Array]], low: Array, high: Array) -> tuple[Array, Array]:
-    """The root in ln q of a function that is positive at `low` and negative at `high`, by Newton's method in the bracket.
-
-    Args:
-        function: q -> (value, bound of its error); a value within its bound ends the search.
-        low: ln q, scalar.
-        high: ln q, scalar.
-
-    Returns:
-        (q, h), h the relative error that the bound and the slope there suggest, for `enclosed` to prove. No derivatives pass
-        (see `implicit`).
-    """
-    eps = float(jnp.finfo(low.dtype).eps)
-    at = lambda x: function(jnp.exp(x))
-
-    def step(state):
-        x, low, high, _, _, count = state
-        (value, bound), (slope, _) = jax.jvp(at, (x,), (jnp.ones_like(x),))
-        low, high = jnp.where(value > 0, x, low), jnp.where(value < 0, x, high)
-        newton = -value / jnp.where(slope == 0, jnp.nan, slope)
-        inside = (x + newton > low) & (x + newton < high)
-        move = jnp.where(inside, newton, 0.5 * (low + high) - x)
-        ends = (jnp.abs(value) <= bound) | (jnp.abs(move) <= 4 * eps * jnp.maximum(1, jnp.abs(x)))
-        # the last step is not added to x, which would round it
-        last = jnp.exp(x) * (1 + jnp.where(jnp.abs(newton) < 0.1, newton, 0))
-        h = jnp.maximum(4 * eps, 2 * bound / jnp.where(slope < 0, -slope, jnp.inf))
-        return jnp.where(ends, x, x + move), low, high, jnp.stack([last, h]), ends | jnp.isnan(value), count + 1
-
-    unfinished = lambda state: ~state[4] & (state[5] < STEPS)
-    state = (0.5 * (low + high), low, high, jnp.zeros(2, low.dtype), jnp.zeros((), bool), jnp.zeros((), int))
-    return tuple(lax.while_loop(unfinished, step, state)[3])
-
-
 def enclosed(function: Callable[[Array], tuple[Array, Array]], q: Array, h: Array, closed: Array) -> Array:
     """The error of a root q > 0, proved by the signs on either side.
 
@@ -143,12 +107,3 @@ def enclosed(function: Callable[[Array], tuple[Array, Array]], q: Array, h: Arra
     positive, negative = value[:RUNGS] > bound[:RUNGS], value[RUNGS:] < -bound[RUNGS:]
     error = jnp.where(positive, h * q, jnp.where(closed, jnp.maximum(h, 1) * q, jnp.inf))
     return jnp.min(jnp.where(negative, error, jnp.inf))
-
-
-def implicit(
-    function: Callable[[Array], Array], solve: Callable[[], tuple[Array, Array]], dtype: Any
-) -> tuple[Array, Array]:
-    """The root that `solve` finds, with the derivatives that function(x) = 0 implies, and its error."""
-    tangent = lambda linear, y: y / linear(jnp.ones_like(y))
-    x, error = lax.custom_root(function, jnp.zeros((), dtype), lambda _, __: solve(), tangent, has_aux=True)
-    return x, lax.stop_gradient(error)

@@ -13,7 +13,8 @@ R c^m and R c^K, which bounds the error.
 *Quadrature*, for kinks and for large q: panels in the frame s = (u1 + u2)/sqrt 2, d = (u1 - u2)/sqrt 2, where the Gaussian is
 a product, cut where a kink (or 0) meets the line d = 0 or another kink, and along d where u1 or u2 crosses a kink, and graded
 towards these cuts, from the scale of phi to that of the density. Nodes stand still and the density moves, so derivatives with
-respect to q are exact across kinks. With respect to c as well; at c = -+1 there is Price's, d/dc E phi phi = q E phi' phi'.
+respect to q are exact across kinks. With respect to c as well; at c = -+1 they are Price's, d/dc E phi phi = q E phi' phi' and
+d2/dc2 E phi phi = q^2 E phi'' phi'', which is infinite where phi' jumps at a kink of u1 and of u2 at once.
 """
 
 import math
@@ -25,6 +26,7 @@ import numpy as np
 from jax import Array, lax
 
 from jacspec._ground import checks
+from jacspec._ground.primitives import Primitive
 from jacspec.activations import LEAKY_SLOPE, Activation
 from jacspec.theory._quadrature import CROWDING, GAUSS, KRONROD, REACH, disagreement, gaussian_mean, panel_nodes
 from jacspec.theory.mean_field._common import compiled
@@ -32,17 +34,19 @@ from jacspec.theory.mean_field.moments import ROUNDING
 from jacspec.theory.mean_field.variance import second_moment, squared_slope
 
 TERMS = 128
-"""Terms of the series."""
+"""Terms of the series. What they leave out is bounded; where that is too much, `method="auto"` takes the quadrature."""
 
 SPACING, EXTENT = 0.0125, 13.0
 """The trapezoid rule of the Hermite coefficients, in standard deviations: geometric convergence for smooth phi. What twice the
 spacing changes is taken for its error: for tanh 1e-10 at q = 300."""
 
 GRADED = 14
-"""Panels of the quadrature on either side of a cut."""
+"""Panels of the quadrature on either side of a cut, nearly as many as `gaussian_mean` has on either side of 0."""
 
 METHODS = ("auto", "closed", "series", "quadrature")
 _BENT = [(-1) ** (k + 1) * 2 * k / math.factorial(2 * k + 1) for k in range(8, 0, -1)]
+"""Coefficients of sin t - t cos t in odd powers of t from t^3, highest first."""
+
 SLOPES = {"linear": 1.0, "leaky_relu": LEAKY_SLOPE, "relu": 0.0}
 """Slope at a < 0 of what has the closed form; at a > 0 it is 1."""
 
@@ -94,8 +98,8 @@ def checked_method(function: str, f: Activation, method: str) -> str:
 def _closed(low: float, q: Array, c: Array) -> Overlap:
     """phi = alpha a + beta abs(a): E abs(u1 u2) = (2 q / pi) (sin t + (pi/2 - t) cos t), c = cos t."""
     alpha, beta, eps = 0.5 * (1 + low), 0.5 * (1 - low), jnp.finfo(q.dtype).eps
-    t = _angle(c)
-    bend = (2 / math.pi) * _bent(c)
+    # of a linear phi neither is a part: their derivatives at c = -+1 are infinite
+    t, bend = (_angle(c), (2 / math.pi) * _bent(c)) if beta else (jnp.zeros_like(c), jnp.zeros_like(c))
     gap = q * (1 - c) * (alpha**2 + beta**2) - q * beta**2 * bend
     slope = alpha**2 + beta**2 * (1 - (2 / math.pi) * t)
     value = q * (alpha**2 * c + beta**2 * (c + bend))
@@ -109,7 +113,7 @@ def _angle(c: Array) -> Array:
     return 2 * jnp.arctan2(jnp.sqrt(1 - c), jnp.sqrt(1 + c))
 
 
-@jax.custom_jvp
+@Primitive
 def _bent(c: Array) -> Array:
     """sin t - t cos t at c = cos t, whose derivative -t is finite at both ends; in powers of t where it cancels."""
     t = _angle(c)
@@ -167,7 +171,7 @@ class Series(NamedTuple):
         d = 1 - c
         inside = (d > 0) & (d < 1)
         bend = jnp.where(inside, -jnp.expm1(self.order * jnp.log1p(-jnp.where(inside, d, 0.5))), d > 0)
-        last = jnp.where(d > 0, bend / jnp.where(d > 0, d, 1), self.order)
+        last = jnp.where(d > 0, bend / jnp.where(d > 0, d, 1), self.order * (1 - 0.5 * (self.order - 1) * d))
         return jnp.polyval(tails[::-1], c, unroll=16) + jnp.where(c < 0, 1 / jnp.where(d > 0, d, 1), last) * self.rest
 
 
@@ -238,11 +242,35 @@ def _quadrature(f: Activation, q: Array, c: Array) -> Overlap:
     (total, total_error), (steep, steep_error) = second_moment(f, q), squared_slope(f, q)
     eps = ROUNDING * jnp.finfo(q.dtype).eps
     slope = steep - bend
-    along = jnp.where(jnp.abs(c) >= 1, q * slope, 0) * (c - lax.stop_gradient(c))  # 0, with the derivative of Price
+    end = jnp.abs(c) >= 1
+    along = jnp.where(
+        end, q * slope * (c - lax.stop_gradient(c)) + _second_order(f, q, c, end), 0
+    )  # 0, with its derivatives
     gap_error = off[0] + eps * (jnp.sqrt(gap * total) + gap + eps * total)
     slope_error = off[1] + steep_error + eps * steep
     errors = lax.stop_gradient((gap_error + total_error + eps * total, slope_error, gap_error))
     return Overlap(total - gap + along, slope, gap - along, *errors)
+
+
+def _second_order(f: Activation, q: Array, c: Array, end: Array) -> Array:
+    """What E phi(u1) phi(u2) has beyond its tangent at the ends c = s, s = -+1: 0 there, for the sake of its derivatives.
+
+        (q x)^2 E phi''(a) phi''(s a) / 2 + q sum_k J_k J_sk e^(-k^2 / 2q) x^(3/2) sqrt 2 / (3 pi),    x = 1 - s c
+
+    J_k is the jump of phi' at a kink k, and the sum the integral of Price's q J_k J_sk p(k, s k) over the covariance.
+    """
+    sign, x = jnp.where(c < 0, -1, 1), jnp.where(end, 1 - jnp.abs(c), 1)
+    curvature = lambda a: jax.jvp(f.slope, (a,), (jnp.ones_like(a),))[1]
+    both = (*f.kinks, *(-kink for kink in f.kinks))
+    smooth, _ = gaussian_mean(lambda a: curvature(a) * curvature(sign * a), q, both)
+    value = 0.5 * (q * x) ** 2 * smooth
+    beside = lambda k, side: f.slope(jnp.nextafter(jnp.asarray(k, q.dtype), jnp.asarray(side * jnp.inf, q.dtype)))
+    jump = lambda k: beside(k, 1) - beside(k, -1)
+    for k in f.kinks:
+        size = jump(k) * jump(sign * k) * jnp.exp(-0.5 * k * k / q)
+        sharp = jnp.abs(size) > float(jnp.finfo(q.dtype).eps) ** 0.5
+        value = value + jnp.where(sharp, q * size * jnp.where(sharp, x, 1) ** 1.5 * math.sqrt(2) / (3 * math.pi), 0)
+    return value
 
 
 def _graded(low: Array, cuts: Array, high: Array, scale: Array) -> Array:

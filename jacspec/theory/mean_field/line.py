@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jacspec.activations import Activation
-from jacspec.theory.mean_field._common import compiled, enclosed, implicit, log_grid, resolve, root, scalar
+from jacspec.theory import _roots
+from jacspec.theory.mean_field._common import compiled, enclosed, log_grid, resolve, scalar
 from jacspec.theory.mean_field.moments import Expansion, expansion, moments
 
 
@@ -77,7 +78,7 @@ def _weights_at(f: Activation, sb2: Array) -> CriticalPoint:
         found = moments(f, near, q)
         return found, sb2 * found.slope + near.value * (near.value + 2 * found.mean)
 
-    def relative(q):
+    def relative_excess(q):
         found, rest = surplus(q)
         doubt = (sb2 * found.slope_error + 2 * jnp.abs(near.value) * found.mean_error + 4 * eps * jnp.abs(rest)) / q
         return rest / q - found.twist, lax.stop_gradient(doubt + found.twist_error)
@@ -87,7 +88,7 @@ def _weights_at(f: Activation, sb2: Array) -> CriticalPoint:
         return rest - q * found.twist
 
     at_zero = (sb2 == 0) & (near.value == 0) & (near.gain > 0)
-    q, off = _crossing(relative, excess, at_zero, jnp.isfinite, sb2.dtype)
+    q, off = _crossing(relative_excess, excess, at_zero, jnp.isfinite, sb2.dtype)
     found, rate = jax.jvp(lambda q: moments(f, near, q), (q,), (jnp.ones_like(q),))
     error = (jnp.abs(rate.slope) * off + found.slope_error) / found.slope
     return _critical(f, near, 1 / found.slope, sb2, q, off, error)
@@ -126,7 +127,7 @@ def _biases_at(f: Activation, sw2: Array) -> CriticalPoint:
     gain = sw2 * near.gain - 1
     rounding = jnp.where(near.exact, 0, 4 * eps * sw2 * near.gain) + 4 * eps * jnp.abs(gain)
 
-    def relative(q):
+    def chi_minus_one(q):
         found = moments(f, near, q)
         return gain + sw2 * found.lift, lax.stop_gradient(rounding + sw2 * found.lift_error)
 
@@ -138,7 +139,7 @@ def _biases_at(f: Activation, sw2: Array) -> CriticalPoint:
 
     at_zero = (jnp.abs(gain) <= rounding) & (near.value == 0)
     allowed = lambda q: bias(q)[0] >= -bias(q)[1]
-    q, off = _crossing(relative, lambda q: relative(q)[0], at_zero, allowed, sw2.dtype)
+    q, off = _crossing(chi_minus_one, lambda q: chi_minus_one(q)[0], at_zero, allowed, sw2.dtype)
     (sb2, error), (rate, _) = jax.jvp(bias, (q,), (jnp.ones_like(q),))
     error = error + jnp.abs(rate) * off
     off = jnp.where(sb2 >= -error, off, jnp.inf)
@@ -147,16 +148,18 @@ def _biases_at(f: Activation, sw2: Array) -> CriticalPoint:
 
 
 def _crossing(
-    relative: Callable, excess: Callable, at_zero: Array, allowed: Callable, dtype: Any
+    bounded: Callable, excess: Callable, at_zero: Array, allowed: Callable, dtype: Any
 ) -> tuple[Array, Array]:
-    """The smallest q at which `relative` changes its sign, by more than its bound, to where q is `allowed`; and its error.
+    """The smallest q at which `excess` changes its sign to where q is `allowed`, and its error.
+
+    `bounded` is q -> (a multiple of `excess`, bound of its error): a sign counts where it exceeds the bound.
 
     q = 0 of error 0 where `at_zero`, NaN of error inf where there is none.
     """
 
     def solve():
         x = log_grid(dtype)
-        value, bound = jax.vmap(relative)(jnp.exp(x))
+        value, bound = jax.vmap(bounded)(jnp.exp(x))
         sign = jnp.where(jnp.abs(value) > bound, jnp.sign(value), 0)
         index = jnp.arange(x.size)
         last = lax.cummax(jnp.where(sign != 0, index, -1))
@@ -166,16 +169,16 @@ def _crossing(
         found, side = change.any() & ~at_zero, sign[last[end]]
 
         def falling(q):
-            value, bound = relative(q)
+            value, bound = bounded(q)
             return jnp.where(found, side * value, 0), bound
 
         low, high = x[jnp.maximum(last[end], 0)], x[end]
-        q, h = root(falling, low, high)
+        q, h = _roots.newton(falling, low, high)
         error = enclosed(falling, q, h, jnp.zeros((), bool))
         q = jnp.where(at_zero, 0, jnp.where(found, q, jnp.nan))
         return q, jnp.where(at_zero, 0, jnp.where(found, error, jnp.inf))
 
-    return implicit(excess, solve, dtype)
+    return _roots.implicit(excess, solve)
 
 
 def _critical(

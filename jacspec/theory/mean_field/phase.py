@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jacspec.activations import Activation
-from jacspec.theory import _domain
+from jacspec.theory import _domain, _roots
 from jacspec.theory.mean_field import correlation
-from jacspec.theory.mean_field._common import LARGEST, compiled, implicit, resolve, root, scalar
+from jacspec.theory.mean_field._common import LARGEST, compiled, resolve, scalar
 from jacspec.theory.mean_field.variance import fixed_point, second_moment, squared_slope
 
 CORRELATION = 1e-8
@@ -197,12 +197,12 @@ def _decorrelation(
         return jnp.where(chaotic, ratio - 1, 0), bound
 
     def solve():
-        apart, _ = root(excess, jnp.log(jnp.full_like(q, eps)), jnp.zeros_like(q))
+        apart, _ = _roots.newton(excess, jnp.log(jnp.full_like(q, eps)), jnp.zeros_like(q))
         value, bound = excess(jnp.ones_like(q))
         return 1 - jnp.where(value >= -bound, 1, apart), jnp.zeros_like(q)
 
     inside = lambda c: jnp.where(chaotic, jnp.minimum(c, 1 - eps), 0.5)
-    c, _ = implicit(lambda c: jnp.where(chaotic, overlap(inside(c), safe)[0][0] - 1, c - 1), solve, q.dtype)
+    c, _ = _roots.implicit(lambda c: jnp.where(chaotic, overlap(inside(c), safe)[0][0] - 1, c - 1), solve)
     inner, one, none = inside(c), jnp.ones_like(q), jnp.zeros_like(q)
     ((_, chi), (off, chi_off)), ((curve, by_c), _) = jax.jvp(overlap, (inner, safe), (one, none))
     (shift, by_q), _ = jax.jvp(overlap, (inner, safe), (none, one))[1]

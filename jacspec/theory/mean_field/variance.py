@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jacspec.activations import Activation
-from jacspec.theory.mean_field._common import compiled, enclosed, implicit, log_grid, resolve, root, scalar
+from jacspec.theory import _roots
+from jacspec.theory.mean_field._common import compiled, enclosed, log_grid, resolve, scalar
 from jacspec.theory.mean_field.moments import expansion, moments
 
 
@@ -165,7 +166,7 @@ def growth(f: Activation, sw2: Array, sb2: Array) -> tuple[Callable, Callable, A
         near_zero = gain * q + sw2 * (near.value**2 + 2 * near.value * found.mean + q * found.bend) + sb2
         return jnp.where(jnp.abs(found.bend) < 0.5 * near.gain, near_zero, sw2 * found.square + sb2 - q)
 
-    def relative(q):
+    def relative_excess(q):
         found = moments(f, near, q)
         shift = (sb2 + sw2 * near.value * (near.value + 2 * found.mean)) / q
         doubt = rounding + sw2 * (found.bend_error + 2 * jnp.abs(near.value) * found.mean_error / q)
@@ -174,7 +175,7 @@ def growth(f: Activation, sw2: Array, sb2: Array) -> tuple[Callable, Callable, A
         other = sw2 * found.square_error / q + 4 * eps * (1 + ratio)
         return jnp.where(doubt < other, value, ratio - 1), lax.stop_gradient(jnp.minimum(doubt, other))
 
-    return excess, relative, gain
+    return excess, relative_excess, gain
 
 
 @compiled
@@ -185,12 +186,12 @@ def fixed_point(f: Activation, sw2: Array, sb2: Array, q0: Array) -> tuple[Fixed
     """
     sw2, sb2, q0 = (v.astype(jnp.result_type(sw2, sb2, q0)) for v in (sw2, sb2, q0))
     eps = float(jnp.finfo(q0.dtype).eps)
-    excess, relative, gain = growth(f, sw2, sb2)
+    excess, relative_excess, gain = growth(f, sw2, sb2)
     grid = log_grid(q0.dtype)
 
     def solve():
         start = jnp.log(q0)
-        values, bounds = jax.vmap(relative)(jnp.exp(jnp.append(grid, start)))
+        values, bounds = jax.vmap(relative_excess)(jnp.exp(jnp.append(grid, start)))
         value, bound, here, doubt = values[:-1], bounds[:-1], values[-1], bounds[-1]
         rises, rests = here > doubt, jnp.abs(here) <= doubt
         left = jnp.max(jnp.where((grid < start) & (value > bound), grid, -jnp.inf))
@@ -199,14 +200,14 @@ def fixed_point(f: Activation, sw2: Array, sb2: Array, q0: Array) -> tuple[Fixed
         high = jnp.where(rises, right, jnp.minimum(right, start))
         sinks, diverges = ~rises & ~rests & jnp.isinf(low), rises & jnp.isinf(high)
         inside = ~(rests | sinks | diverges)
-        guarded = lambda q: jax.tree.map(lambda v: jnp.where(inside, v, 0), relative(q))
-        q, h = root(guarded, *(jnp.where(inside, end, 0) for end in (low, high)))
+        guarded = lambda q: jax.tree.map(lambda v: jnp.where(inside, v, 0), relative_excess(q))
+        q, h = _roots.newton(guarded, *(jnp.where(inside, end, 0) for end in (low, high)))
         # below the grid the map is linear, q = gain q + shift
         shift = excess(jnp.zeros_like(q0))
         linear = shift / jnp.where(gain < 0, -gain, jnp.nan)
         q = jnp.where(inside, q, jnp.where(rests, q0, jnp.where(linear > 0, linear, 1)))
         h = jnp.where(inside, h, 4 * eps)
-        error = jnp.where(rests & (doubt == 0), 0, enclosed(relative, q, h, shift == 0))
+        error = jnp.where(rests & (doubt == 0), 0, enclosed(relative_excess, q, h, shift == 0))
         # q* = 0 is known as far as the map is seen to fall, also with a bias that is too small for the dtype
         rest = float(jnp.finfo(q0.dtype).tiny) * jnp.exp(-grid)
         seen = jnp.max(jnp.where((grid < start) & (value + rest >= -bound), grid, -jnp.inf))
@@ -215,6 +216,6 @@ def fixed_point(f: Activation, sw2: Array, sb2: Array, q0: Array) -> tuple[Fixed
         q = jnp.where(zero, 0, jnp.where(diverges, jnp.inf, jnp.where(jnp.isnan(here), jnp.nan, q)))
         return q, jnp.where(jnp.isfinite(q), jnp.where(zero, edge, error), jnp.inf)
 
-    q, error = implicit(excess, solve, q0.dtype)
+    q, error = _roots.implicit(excess, solve)
     room = eps**0.5 * q + jnp.where(q == 0, 64 * eps, 0)
     return FixedPoint(q, error, jnp.isfinite(q) & (error <= room)), sw2 * map_slope(f, q)

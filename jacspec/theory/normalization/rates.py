@@ -22,6 +22,9 @@ from jacspec.theory.normalization._sphere import two_units
 TOLERANCE = 1e-6
 """Estimated error of a quadrature (in nats for rates) beyond which it has not converged."""
 
+ROUNDING = 16
+"""Roundings of the ratio of two sums whose terms have one sign, and of its logarithm."""
+
 
 @pytree
 class GradientRate:
@@ -29,7 +32,7 @@ class GradientRate:
 
     Attributes:
         log_rate: nats per layer, positive where gradients explode.
-        error: estimated error of the quadrature, nats; 0 for a closed form.
+        error: estimated error of the quadrature, nats, and 16 roundings, which are all that a closed form has.
         converged: whether `error` is below 1e-6 (or a hundred roundings, if that is more).
     """
 
@@ -95,7 +98,7 @@ def batch_norm_rate(activation: str | Activation, batch: Array | float) -> Gradi
     own = 0.5 * (d1**2 * (B - 1 - z1**2) + d2**2 * (B - 1 - z2**2))
     through = own + d1 * d2 * (1 + z1 * z2)
     spread = 0.5 * (f1 - f2) ** 2
-    value, other = (jnp.log(_mean(w, through)) - jnp.log((B - 3) * _mean(w, spread)) for w in rules)
+    value, other = (jnp.log(_mean(w, through) / ((B - 3) * _mean(w, spread))) for w in rules)
     return _rate(value, jnp.abs(value - other))
 
 
@@ -154,7 +157,7 @@ def batch_norm_rate_relu(batch: Array | float) -> GradientRate:
     c = -1 / (B - 1)
     slope = 1 - jnp.arccos(c) / jnp.pi
     kernel = jnp.sqrt(1 - c * c) / jnp.pi + slope * c
-    return _exact(jnp.log(B - 2 + kernel + slope) - jnp.log((B - 3) * (1 - kernel)))
+    return _exact(jnp.log((B - 2 + kernel + slope) / ((B - 3) * (1 - kernel))))
 
 
 def batch_norm_rate_linear(batch: Array | float) -> GradientRate:
@@ -294,6 +297,7 @@ def _converged(value, error):
 
 
 def _rate(log_rate, error):
+    error = error + ROUNDING * jnp.finfo(log_rate.dtype).eps
     return GradientRate(log_rate, error, _converged(log_rate, error))
 
 
@@ -304,4 +308,4 @@ def _exact(log_rate):
 def _ratio(phi, below, error):
     """E phi'(z)^2 / below, z ~ N(0, 1)."""
     slope, loose = gaussian_mean(lambda a: phi.derivative(a) ** 2, jnp.ones(()), phi.kinks)
-    return _rate(jnp.log(slope) - jnp.log(below), loose / slope + error / below)
+    return _rate(jnp.log(slope / below), loose / slope + error / below)

@@ -1,6 +1,6 @@
 """Random matrices and free probability: spectra of products at infinite width, and exponents at finite width."""
 
-from jacspec.theory.random_matrix._law import SpectralLaw as SpectralLaw
+from jacspec.theory.random_matrix._spectral_law import SpectralLaw as SpectralLaw
 from jacspec.theory.random_matrix.free import jacobian_law as jacobian_law
 from jacspec.theory.random_matrix.free import jacobian_moments as jacobian_moments
 from jacspec.theory.random_matrix.gaussian import fuss_catalan_cdf as fuss_catalan_cdf

@@ -20,7 +20,7 @@ from jax import Array
 from jacspec._ground import checks
 from jacspec._ground.pytree import pytree, static
 from jacspec.theory import _domain
-from jacspec.theory.random_matrix._law import Point, SpectralLaw, solve
+from jacspec.theory.random_matrix._spectral_law import Point, SpectralLaw, solve
 from jacspec.theory.random_matrix.slopes import SquaredSlopes
 
 ENSEMBLES = ("gaussian", "orthogonal")
@@ -144,11 +144,11 @@ def jacobian_law(
     depth = _domain.within(name, "depth", depth, lambda v: (v >= 1) & jnp.isfinite(v), "depth >= 1")
     variance = 1 / slopes.moment(1) if weight_variance is None else weight_variance
     variance = _domain.positive(name, "weight_variance", variance)
-    return _law(slopes, depth, variance, ensemble == "gaussian", points)
+    return _product_law(slopes, depth, variance, ensemble == "gaussian", points)
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4))
-def _law(slopes: SquaredSlopes, depth: Array, variance: Array, gaussian: bool, points: int) -> SpectralLaw:
+def _product_law(slopes: SquaredSlopes, depth: Array, variance: Array, gaussian: bool, points: int) -> SpectralLaw:
     top = jax.lax.stop_gradient(jnp.max(slopes.values))  # w in units of 1 / max d^2
     scaled = SquaredSlopes(slopes.values / top, slopes.probabilities, slopes.error / top, slopes.logs - jnp.log(top))
     equation = Product(scaled, depth, jnp.log(variance * top), gaussian)

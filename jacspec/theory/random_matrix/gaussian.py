@@ -13,11 +13,14 @@ from jax import Array
 from jax.scipy.special import digamma, gammaln, polygamma
 
 from jacspec._ground import checks
-from jacspec.theory.random_matrix._closed import ROOM, at_least, increasing_root, positive, share
+from jacspec.theory import _roots
+from jacspec.theory.random_matrix._closed import ROOM, at_least, positive, share
 
 FIELDS = {"real": 0.5, "complex": 1.0}
 
 SHIFT = 12
+"""Steps of Gamma(x + 1) = x Gamma(x) before Stirling's series, so that it begins at 14 or beyond."""
+
 _STIRLING = [1 / 1188, -1 / 1680, 1 / 1260, -1 / 360, 1 / 12]
 """Coefficients of x ln Gamma(x) beyond its logarithms, in 1 / x^2, highest power first: 691 / (360360 x^11) is a rounding at 13."""
 
@@ -256,13 +259,13 @@ def _fuss_catalan_angle(x: Array, L: Array) -> tuple[Array, Array]:
     """t and pi/(L+1) - t, found in y = ln of their ratio, which keeps the digits of both; x grows with y."""
     parts = lambda y: (jnp.pi / (L + 1) / (1 + jnp.exp(y)), jnp.pi / (L + 1) / (1 + jnp.exp(-y)))
 
-    def excess(y):
+    def lack(y):
         t, rest = parts(y)
         _, upper, log_ratio = _fuss_catalan_sines(t, rest, L)
-        return jnp.log(upper) - jnp.log(jnp.sin(t)) + L * log_ratio - jnp.log(x)
+        return jnp.log(x) - jnp.log(upper) + jnp.log(jnp.sin(t)) - L * log_ratio
 
     far = jnp.broadcast_to(80.0, jnp.broadcast_shapes(x.shape, L.shape)).astype(x.dtype)
-    return parts(increasing_root(excess, -700 * jnp.ones_like(far), far))
+    return parts(_roots.falling_root(lack, -700 * jnp.ones_like(far), far))
 
 
 def _fuss_catalan_sines(t: Array, rest: Array, L: Array) -> tuple[Array, Array, Array]:

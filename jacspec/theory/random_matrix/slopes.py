@@ -29,12 +29,15 @@ class SquaredSlopes:
         probabilities: (k,), they add up to 1.
         error: estimated error of the mean.
         log_values: (k,), ln d^2 of slopes whose square underflows; None for the logs of `values`. Only -inf is dead.
+        coarse: (k,), the probabilities by a Gauss rule on half of the nodes, panel after panel of a Gauss-Kronrod pair: how
+            far an expectation changes with it is what its error may be. None for values that are no quadrature.
     """
 
     values: Array
     probabilities: Array
     error: Array | float = 0.0
     log_values: Array | None = None
+    coarse: Array | None = None
 
     @property
     def logs(self) -> Array:
@@ -93,8 +96,10 @@ def squared_slopes(activation: str | activations.Activation, q: Any = 1.0) -> Sq
     a, half = _quadrature.panel_nodes(_edges(jax.lax.stop_gradient(q), entry.kinks))
     share = half[:, None] * jnp.exp(-0.5 * a * a / q) / jnp.sqrt(2 * jnp.pi * q)
     values, logs, probabilities = entry.derivative(a) ** 2, 2 * entry.log_slope(a), share * _quadrature.KRONROD
-    error = jnp.abs(jnp.sum((probabilities - share * _quadrature.GAUSS) * values))
-    return SquaredSlopes(values.ravel(), (probabilities / jnp.sum(probabilities)).ravel(), error, logs.ravel())
+    coarse = share * _quadrature.GAUSS
+    error = jnp.abs(jnp.sum((probabilities - coarse) * values))
+    probabilities, coarse = ((weights / jnp.sum(probabilities)).ravel() for weights in (probabilities, coarse))
+    return SquaredSlopes(values.ravel(), probabilities, error, logs.ravel(), coarse)
 
 
 def _edges(q: Array, kinks: tuple[float, ...]) -> Array:

@@ -20,7 +20,7 @@ from jax import Array
 from jacspec._ground import checks
 from jacspec._ground.pytree import pytree, static
 from jacspec.theory import _domain
-from jacspec.theory.random_matrix._law import Point, SpectralLaw, solve
+from jacspec.theory.random_matrix._spectral_law import Point, SpectralLaw, solve
 
 BERNOULLI, SMOOTH, RESIDUAL = "bernoulli", "smooth", "residual"
 
@@ -69,7 +69,7 @@ class Universal:
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def _law(s: Array, kind: str, points: int) -> SpectralLaw:
+def _universal_law(s: Array, kind: str, points: int) -> SpectralLaw:
     return solve(Universal(s, kind), points, jnp.zeros_like(s))
 
 
@@ -153,4 +153,4 @@ def residual_law(strength: Any, *, points: int = 400) -> SpectralLaw:
 def _checked(function: str, argument: str, value: Any, kind: str, points: int) -> SpectralLaw:
     name = f"theory.random_matrix.{function}"
     points = checks.integer(name, "points", points, 8)
-    return _law(_domain.positive(name, argument, value), kind, points)
+    return _universal_law(_domain.positive(name, argument, value), kind, points)

@@ -1,11 +1,12 @@
 """Gates with Gaussian pre-activations: nodes for their expectations, and what the functions of gated cells ask of them."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 from jacspec import activations
 from jacspec._ground import checks
@@ -13,9 +14,16 @@ from jacspec._ground.pytree import pytree
 from jacspec.theory import _domain
 
 REACH = 9.0
+"""Standard deviations that the trapezoid rule covers: the density beyond is 1e-18."""
+
 FINE, COARSE, ROUGH = 193, 129, 33
 """Nodes of the answer, of the rule that it is compared with, and of searches that Newton steps follow."""
+
 TOLERANCE = 1e-7
+"""The error up to which a mean field is called converged, and chi equal to 1."""
+
+ROUNDING = 16
+"""Roundings of F(q) and of chi, which are ratios and sums of positive means."""
 
 
 @pytree
@@ -27,7 +35,8 @@ class GatedMeanField:
         cell_second_moment: <c^2>, LSTM only, otherwise None.
         chi: growth of the squared norm of a perturbation per step; 1 is the critical line.
         leading: (1/2) ln chi, the leading Lyapunov exponent, nats per step.
-        error: of the quadratures, by comparison with coarser ones; absolute, of chi and of the fixed point.
+        error: absolute, the larger of those of chi and of the fixed point: what a coarser quadrature changes of
+            F(q) and of chi, the former carried to q = F(q) by 1 / abs(1 - dF/dq).
         converged: whether `error` is below 1e-7 (float32: sqrt eps).
     """
 
@@ -90,21 +99,21 @@ def rule(points: int, dtype: Any) -> tuple[Array, Array]:
     return jnp.asarray(z, dtype), jnp.asarray(weights / weights.sum(), dtype)
 
 
-def root(variance: Array) -> Array:
-    """Square root with a derivative at 0: what is analytic and even in it is off by 64 eps there."""
+def deviation(variance: Array) -> Array:
+    """The standard deviation, with a finite derivative at 0: means, even and analytic in it, are off by 64 eps there."""
     return jnp.sqrt(variance + 64 * jnp.finfo(variance.dtype).eps)
 
 
 def sigmoid(bias: Array, variance: Array, points: int) -> Gate:
     """The logistic gate with pre-activation N(bias, variance)."""
     z, weights = rule(points, variance.dtype)
-    return _gate("sigmoid", bias + root(variance) * z, weights)
+    return _gate("sigmoid", bias + deviation(variance) * z, weights)
 
 
 def tanh(variance: Array, points: int) -> Gate:
     """The candidate tanh with pre-activation N(0, variance)."""
     z, weights = rule(points, variance.dtype)
-    return _gate("tanh", root(variance) * z, weights)
+    return _gate("tanh", deviation(variance) * z, weights)
 
 
 def _gate(name: str, a: Array, weights: Array) -> Gate:
@@ -112,12 +121,17 @@ def _gate(name: str, a: Array, weights: Array) -> Gate:
     return Gate(f.function(a), f.slope(a), weights)
 
 
-def result(q: Array, cell: Array | None, fine: tuple[Array, Array], coarse: tuple[Array, Array]) -> GatedMeanField:
-    """The answer from (F(q), chi) by two rules at the fixed point q = F(q)."""
-    error = jnp.maximum(jnp.abs(fine[0] - coarse[0]), jnp.abs(fine[1] - coarse[1]))
-    error = jnp.maximum(error, jnp.abs(fine[0] - q))
-    bound = max(TOLERANCE, float(jnp.finfo(q.dtype).eps) ** 0.5)
-    return GatedMeanField(q, cell, fine[1], 0.5 * jnp.log(fine[1]), error, error < bound)
+def result(q: Array, step: Callable[[Array, int], tuple[Array, ...]]) -> GatedMeanField:
+    """The answer from (F(q), chi, and <c^2> of an LSTM), by two rules, at the fixed point q = F(q)."""
+    coarse = step(q, COARSE)
+    (image, chi, *cell), (slope, rate, *_) = jax.jvp(lambda q: step(q, FINE), (q,), (jnp.ones_like(q),))
+    eps = float(jnp.finfo(q.dtype).eps)
+    off = jnp.maximum(jnp.abs(image - coarse[0]), jnp.abs(image - q)) + ROUNDING * eps * image
+    off = off / jnp.abs(1 - slope)
+    chi_off = jnp.abs(chi - coarse[1]) + jnp.abs(rate) * off + ROUNDING * eps * chi
+    error = lax.stop_gradient(jnp.maximum(off, chi_off))
+    bound = max(TOLERANCE, eps**0.5)
+    return GatedMeanField(q, cell[0] if cell else None, chi, 0.5 * jnp.log(chi), error, error < bound)
 
 
 def finite(function: str, argument: str, value: Any) -> Array:

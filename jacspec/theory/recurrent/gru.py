@@ -19,15 +19,18 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jacspec._ground import checks
-from jacspec.theory import _domain
-from jacspec.theory.recurrent import _gates, _roots
+from jacspec.theory import _domain, _roots
+from jacspec.theory.recurrent import _gates
 from jacspec.theory.recurrent._gates import COARSE, FINE, ROUGH, TOLERANCE, CriticalPoint, GatedMeanField
 
 GATES = ("reset", "update", "candidate")
 FORMS = ("reset_after", "reset_before")
 OCTAVES = range(1, -38, -2)
+"""log2 <h^2> of the search for a fixed point: <h^2> < 1, and what is below 2^-36 is called silent."""
+
 GATE_POINTS = {FINE: 257, COARSE: 193, ROUGH: 65}
 CANDIDATE_POINTS = {FINE: 449, COARSE: 353, ROUGH: 129}
+"""Nodes over a gate's and over the candidate's pre-activation, by the rule: tanh is twice as steep as the logistic."""
 
 
 def gru(
@@ -165,17 +168,15 @@ def _step(q: Array, theta: Any, form: str, points: int) -> tuple[Array, Array]:
     return replace * new / (1 - keep), chi
 
 
-def _fixed_point(theta: Any, form: str, points: int, polish: int) -> Array:
-    rough = lambda q, theta: _step(q, theta, form, ROUGH)[0]
-    exact = lambda q, theta: _step(q, theta, form, points)[0]
-    return _roots.attach_fixed_point(exact, _roots.largest_fixed_point(rough, OCTAVES, theta), theta, polish)
+def _fixed_point(theta: Any, form: str, points: int, newton: int) -> Array:
+    at = lambda points: lambda q: _step(q, theta, form, points)[0]
+    return _roots.attach_fixed_point(at(points), _roots.largest_fixed_point(at(ROUGH), OCTAVES), newton)
 
 
 @functools.partial(jax.jit, static_argnums=1)
 def _solve(theta: Any, form: str) -> GatedMeanField:
-    q = _fixed_point(theta, form, FINE, 1)
-    found = _gates.result(q, None, _step(q, theta, form, FINE), _step(q, theta, form, COARSE))
-    return _gates.nan_if_outside(theta, found)
+    q = _fixed_point(theta, form, FINE, 2)
+    return _gates.nan_if_outside(theta, _gates.result(q, lambda q, points: _step(q, theta, form, points)))
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -183,7 +184,7 @@ def _critical(theta: Any, form: str) -> CriticalPoint:
     def chi(log, theta, points):
         ratio, *rest = theta
         theta = (jnp.exp(log) * ratio, *rest)
-        return _step(_fixed_point(theta, form, points, 0), theta, form, points)[1]
+        return _step(_fixed_point(theta, form, points, 1), theta, form, points)[1]
 
     ratio, reset_bias, update_bias, noise, hidden = theta
     r, z = _gates.sigmoid(reset_bias, noise[0], FINE), _gates.sigmoid(update_bias, noise[1], FINE)
@@ -196,13 +197,11 @@ def _critical(theta: Any, form: str) -> CriticalPoint:
 def critical_point(chi: Callable[[Array, Any, int], Array], theta: Any, silent: Array, search: int) -> CriticalPoint:
     """Where chi(log, theta, points) passes 1 from below, exp(log) between 1e-3 and 1e6, first by the rule `search`."""
     low, high = jnp.log(jnp.asarray([1e-3, 1e6], theta[0].dtype))
-    fixed = lax.stop_gradient(theta)
-    excess = lambda log, theta: chi(log, theta, FINE) - 1
-    jump = _roots.bisect(lambda log: 1 - chi(log, fixed, search), low, high, 22)
-    smooth = _roots.attach(excess, jump, theta)
-    continuous = jnp.abs(excess(lax.stop_gradient(smooth), fixed)) < TOLERANCE
-    log = jnp.where(continuous, smooth, jump)
-    inside = (jump > low + 1e-3) & (jump < high - 1e-3)
+    near = _roots.bisect(lambda log: chi(log, theta, search) < 1, low, high, 22)
+    smooth = _roots.attach(lambda log: chi(log, theta, FINE) - 1, near)
+    continuous = jnp.abs(chi(*lax.stop_gradient((smooth, theta)), FINE) - 1) < TOLERANCE
+    log = jnp.where(continuous, smooth, near)
+    inside = (near > low + 1e-3) & (near < high - 1e-3)
     found = CriticalPoint(jnp.exp(log), silent, continuous)
     return _gates.nan_if_outside((theta, jnp.where(inside, 0.0, jnp.nan)), found)
 
@@ -252,10 +251,8 @@ def _minimal(theta: Any) -> GatedMeanField:
         chi = u.square + weight * u.slope_square * (q + z)
         return u.mean((1 - u.value) ** 2) * z / (1 - u.square), chi
 
-    exact = lambda q, theta: step(q, theta, FINE)[0]
-    rough = lambda q, theta: step(q, theta, COARSE)[0]
     # z may be of any size: in units of <z^2>, where the fixed point is below 1
     scale = lax.stop_gradient(jnp.where(theta[2] > 0, theta[2], 1))
-    found = _roots.largest_fixed_point(lambda q, theta: rough(q * scale, theta) / scale, range(1, -60, -2), theta)
-    q = _roots.attach_fixed_point(exact, found * scale, theta)
-    return _gates.nan_if_outside(theta, _gates.result(q, None, step(q, theta, FINE), step(q, theta, COARSE)))
+    found = _roots.largest_fixed_point(lambda q: step(q * scale, theta, COARSE)[0] / scale, range(1, -60, -2))
+    q = _roots.attach_fixed_point(lambda q: step(q, theta, FINE)[0], found * scale)
+    return _gates.nan_if_outside(theta, _gates.result(q, lambda q, points: step(q, theta, points)))

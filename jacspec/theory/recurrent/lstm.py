@@ -19,7 +19,8 @@ import numpy as np
 from jax import Array, lax
 
 from jacspec._ground import lapack
-from jacspec.theory.recurrent import _gates, _roots
+from jacspec.theory import _roots
+from jacspec.theory.recurrent import _gates
 from jacspec.theory.recurrent._gates import COARSE, FINE, ROUGH, CriticalPoint, GatedMeanField
 from jacspec.theory.recurrent.gru import OCTAVES, critical_point
 
@@ -31,6 +32,7 @@ DEGREES = {FINE: 64, COARSE: 48, ROUGH: 18}
 """Terms of the interpolant in k, by the rule of the gates that it goes with."""
 
 CELL_POINTS = {FINE: 97, COARSE: 81, ROUGH: 33}
+"""Nodes over each gate's pre-activation, by the rule; the candidate has twice as many. Fewer than a GRU: they enter in pairs."""
 
 
 def lstm(
@@ -202,31 +204,23 @@ def _step(q: Array, theta: Any, points: int, *, with_chi: bool = True) -> tuple[
     direct = weights[3] * o.slope_square * tanh_square
     sech4 = o.square * sech2 * (4 + k**2) / 6
 
-    def secular(chi, parts):
+    def secular(chi):
         """1 = direct / chi + sech4 (chi - kept)^-1 source, decreasing in chi above <f^2>."""
-        direct, sech4, kept, source = parts
-        return direct / chi + sech4 @ lapack.solve(chi * identity - kept, source) - 1
+        return direct / chi + sech4 @ _lapack.solve(chi * identity - kept, source) - 1
 
-    parts = (direct, sech4, kept, source)
-    fixed = lax.stop_gradient(parts)
-    low = lax.stop_gradient(f.square)
-    high = low + fixed[0] + o.square * fixed[3][-1]  # the trace of the two by two matrix with sech^4 <= 1
-    chi = _roots.bisect(lambda chi: secular(chi, fixed), low, lax.stop_gradient(high) + 1e-6, 48)
-    return output, _roots.attach(secular, chi, parts), cell
+    high = f.square + direct + o.square * source[-1]  # the trace of the two by two matrix with sech^4 <= 1
+    return output, _roots.falling_root(secular, f.square, high + 1e-6, 48), cell
 
 
-def _fixed_point(theta: Any, points: int, polish: int = 1) -> Array:
-    rough = lambda q, theta: _step(q, theta, ROUGH, with_chi=False)[0]
-    exact = lambda q, theta: _step(q, theta, points, with_chi=False)[0]
-    return _roots.attach_fixed_point(exact, _roots.largest_fixed_point(rough, OCTAVES, theta), theta, polish)
+def _fixed_point(theta: Any, points: int, newton: int = 2) -> Array:
+    at = lambda points: lambda q: _step(q, theta, points, with_chi=False)[0]
+    return _roots.attach_fixed_point(at(points), _roots.largest_fixed_point(at(ROUGH), OCTAVES), newton)
 
 
 @jax.jit
 def _solve(theta: Any) -> GatedMeanField:
     q = _fixed_point(theta, FINE)
-    *fine, cell = _step(q, theta, FINE)
-    *coarse, _ = _step(q, theta, COARSE)
-    return _gates.nan_if_outside(theta, _gates.result(q, cell, (fine[0], fine[1]), (coarse[0], coarse[1])))
+    return _gates.nan_if_outside(theta, _gates.result(q, lambda q, points: _step(q, theta, points)))
 
 
 @jax.jit
@@ -234,7 +228,7 @@ def _critical(theta: Any) -> CriticalPoint:
     def chi(log, theta, points):
         ratio, *rest = theta
         theta = (jnp.exp(log) * ratio, *rest)
-        return _step(_fixed_point(theta, points, 0), theta, points)[1]
+        return _step(_fixed_point(theta, points, 1), theta, points)[1]
 
     ratio, *biases, noise = theta
     i, f, o = (_gates.sigmoid(b, v, FINE) for b, v in zip(biases, noise[jnp.array([0, 1, 3])], strict=True))

@@ -9,10 +9,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
-from jacspec.theory import _domain
-from jacspec.theory.recurrent import _gates, _roots
+from jacspec._ground.primitives import Primitive
+from jacspec.theory import _domain, _roots
+from jacspec.theory.recurrent import _gates
 
 
 def leaky_origin_spectrum(u: Any, gain: Any, leak: Any = 1.0) -> Array:
@@ -128,7 +129,7 @@ def _cubic(v: Array) -> Array:
     return jnp.where(small, series / 6, (large - jnp.sin(large)) / large**3)
 
 
-@jax.custom_jvp
+@Primitive
 def _outside(z: Array, c: Array) -> Array:
     """The part of the unit disc outside the circle of radius c + z about -c; the two cut at x = z - (1 - z^2) / (2 c).
 
@@ -166,10 +167,8 @@ def _disc(u: Array, loss: Array, radius: Array) -> Array:
     c = jnp.minimum(center / radius, jnp.finfo(u.dtype).eps ** -2.0) + 0 * u
     contained = jnp.sqrt(1 - u) <= 1 - c
     safe = jnp.where(contained, 1, c)
-    residual = lambda z, theta: _outside(z, theta[1]) - theta[0]
-    fixed = lax.stop_gradient((u, safe))
-    z = _roots.bisect(lambda z: residual(z, fixed), jnp.maximum(-1, 1 - 2 * fixed[1]), jnp.ones_like(u), 60)
-    rise = radius * _roots.attach(residual, z, (u, safe)) - loss
+    z = _roots.falling_root(lambda z: _outside(z, safe) - u, jnp.maximum(-1, 1 - 2 * safe), jnp.ones_like(u))
+    rise = radius * z - loss
     near = jnp.abs(rise) < 0.5
     cut = jnp.where(near, jnp.log1p(jnp.where(near, rise, 0)), jnp.log(jnp.where(near, 1, 1 + rise)))
     return jnp.where(contained, jnp.log(radius) + jnp.log1p(-u) / 2, cut)
@@ -177,8 +176,5 @@ def _disc(u: Array, loss: Array, radius: Array) -> Array:
 
 def _semicircle(u: Array) -> Array:
     """x with the fraction u of the semicircle law on [-1, 1] above it."""
-    theta = _roots.bisect(
-        # x = cos t: the fraction above is (t - sin(2 t) / 2) / pi
-        lambda t: lax.stop_gradient(u) - (t - jnp.sin(2 * t) / 2) / jnp.pi, jnp.zeros_like(u), jnp.full_like(u, jnp.pi), 60
-    )  # fmt: skip
-    return jnp.cos(_roots.attach(lambda t, u: u - (t - jnp.sin(2 * t) / 2) / jnp.pi, theta, u))
+    below = lambda t: u - (t - jnp.sin(2 * t) / 2) / jnp.pi  # x = cos t: the fraction above is (t - sin(2 t) / 2) / pi
+    return jnp.cos(_roots.falling_root(below, jnp.zeros_like(u), jnp.full_like(u, jnp.pi)))

@@ -10,7 +10,8 @@ which is (1/2) ln[g^2 (1 - u) / S(-u)] with S the S-transform of D^2 (m = -psi(-
     L(u) = int_0^u lambda du = u (lambda(u) - 1/2) + (1/2) <ln(1 + y D^2)>,
 
 so that the Kaplan-Yorke dimension (L = 0), the entropy (L where lambda = 0) and the mean exponent (L(1)) cost one root.
-Where units saturate, ln D^2 falls steeply and y D^2 / (1 + y D^2) is a step in h: panels are set around it for every y.
+Where units saturate, ln D^2 falls steeply and y D^2 / (1 + y D^2) is a step in h: panels are set around it for every y. Between
+two points at which ln D^2 turns there is at most one such step.
 """
 
 import functools
@@ -18,26 +19,28 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
-from jacspec import activations
+from jacspec._ground import activations, checks
 from jacspec._ground.pytree import pytree
 from jacspec.activations import Activation
-from jacspec.theory import _domain, _quadrature
+from jacspec.theory import _domain, _quadrature, _roots
 from jacspec.theory._quadrature import gaussian_mean
 from jacspec.theory.mean_field._common import LARGEST
 from jacspec.theory.mean_field.variance import fixed_point, second_moment
-from jacspec.theory.recurrent import _roots
 
 TOLERANCE = 1e-9
+"""The error of q, <phi'^2> and the mean up to which they are called converged."""
+
 MARGIN = 60.0
-"""How far ln y is searched for beyond the least and the largest -ln D^2."""
+"""How far ln y is searched for beyond the least and the largest -ln D^2: u and 1 - u are e^-60 there, below any i / n."""
 
 UNSURE = 1e-3
 """The error of lambda(u), estimated from two rules and relative to 1 + abs lambda, beyond which it is NaN."""
 
 SMOOTH, STEEP = 12, 24
-"""Panels on each side of h = 0 for the density and for the step of y D^2 / (1 + y D^2)."""
+"""Panels on each side of h = 0 for the density and for each step of y D^2 / (1 + y D^2)."""
 
 
 @pytree
@@ -109,7 +112,7 @@ def rate_spectrum(u: Any, gain: Any, *, activation: str | Activation = "tanh", i
 
     Returns:
         Exponents of the shape of u, nats per step; -inf from the fraction of live units on (ReLU, hard tanh); NaN where
-        the quadrature may err by more than 1e-3 (1 + abs lambda): for slopes of several zeros or branches (GELU) at some u.
+        the quadrature may err by more than 1e-3 (1 + abs lambda).
 
     Raises:
         TypeError: for what is no real number, or an activation without a derivative.
@@ -165,22 +168,58 @@ class _Parts(NamedTuple):
     error: Array
 
 
+SIGHT = np.sinh(np.linspace(-6, 6, 6001))
+"""Points, to abs h = 200, between which ln abs phi' is not expected to turn twice."""
+
+
+def _turning_points(phi: Activation) -> list[float]:
+    """The h other than 0 at which ln abs phi'(h) turns from rising to falling or back, zeros of phi' included, to 1e-9.
+
+    None of a function that holds traced values, which cannot be looked at.
+    """
+
+    def log_slope(h):
+        with jax.ensure_compile_time_eval():
+            return phi.log_slope(jnp.asarray(h))
+
+    log = log_slope(SIGHT)
+    if not checks.is_concrete(log):
+        return []
+    log = np.maximum(np.asarray(log, float), -1e300)
+    rise = np.diff(log)
+    noise = 64 * float(jnp.finfo(jnp.result_type(float)).eps) * (1 + np.abs(log[1:]))
+    sign = np.where(np.abs(rise) > noise, np.sign(rise), 0)
+    turns = []
+    for k in np.flatnonzero((sign[:-1] * sign[1:] < 0) & (SIGHT[1:-1] != 0)):
+        low, high = SIGHT[k], SIGHT[k + 2]
+        for _ in range(7):  # each narrows the interval by a factor of 20
+            h = np.linspace(low, high, 41)
+            best = int(np.argmax(sign[k] * np.asarray(log_slope(h), float)))
+            low, high = h[max(best - 1, 0)], h[min(best + 1, 40)]
+        turns.append(0.5 * (low + high))
+    return turns
+
+
 def _nodes(log_y: Array, q: Array, phi: Activation) -> tuple[Array, Array]:
-    """Nodes and half widths of panels about 0, at the kinks and about the h with y phi'(h)^2 = 1, on either side."""
+    """Nodes and half widths of panels about 0, at kinks and turning points, and about every h with y phi'(h)^2 = 1."""
     log_y, q = lax.stop_gradient((log_y, q))
     scale, end = jnp.minimum(1, jnp.sqrt(q)), _quadrature.REACH * jnp.sqrt(q)
     share = jnp.linspace(0, 1, SMOOTH + 1, dtype=q.dtype)
     smooth = scale * jnp.sinh(jnp.arcsinh(end / scale) * share * (1 + _quadrature.CROWDING * (1 - share)))
+    turning = _turning_points(phi)
 
     def side(sign):
         log = lambda h: log_y + 2 * phi.log_slope(sign * h)
-        inner = log(jnp.zeros_like(q)) > 0
-        step = _roots.bisect(lambda h: jnp.where(inner, log(h), -log(h)), jnp.zeros_like(q), end, 40)
-        rate = jnp.abs(jax.jvp(log, (step,), (jnp.ones_like(q),))[1])
-        width = jnp.clip(1 / jnp.where(rate > 0, rate, 1 / end), jnp.finfo(q.dtype).eps * end, end)
+        turns = jnp.asarray([0.0, *sorted(sign * turn for turn in turning if sign * turn > 0)], q.dtype)
+        low = jnp.minimum(turns, end)  # of each piece on which log is monotone
+        inner = log(low) > 0
+        step = _roots.bisect(lambda h: (log(h) > 0) == inner, low, jnp.append(low[1:], end), 40)
+        rate = jnp.abs(jax.jvp(log, (step,), (jnp.ones_like(step),))[1])
+        width = jnp.clip(1 / jnp.where(rate > 0, rate, 1 / end), jnp.finfo(q.dtype).eps * end, end)[:, None]
         grid = jnp.arcsinh(end / width) * jnp.linspace(-1, 1, STEEP + 1, dtype=q.dtype)
+        steps = (step[:, None] + width * jnp.sinh(grid)).ravel()
         kinks = jnp.asarray([sign * kink for kink in phi.kinks], q.dtype)
-        return jnp.sort(jnp.clip(jnp.concatenate([smooth, step + width * jnp.sinh(grid), kinks]), 0, end))
+        return jnp.sort(jnp.clip(jnp.concatenate([smooth, steps, kinks, low]), 0, end))
 
     return _quadrature.panel_nodes(jnp.concatenate([-side(-1.0)[:0:-1], side(1.0)]))
 
@@ -221,35 +260,35 @@ def _network(theta: Any, phi: Activation) -> RateNetwork:
     def exponent(log_y):
         return jnp.log(gain) + 0.5 * (jnp.log(fraction(log_y)) - log_y)
 
-    def average(log_y, theta):
+    def average(log_y):
         """L(u) / u: the mean of the exponents above lambda(u)."""
-        gain, q = theta
         parts = _parts(log_y, q, phi)
         return jnp.log(gain) + 0.5 * (jnp.log(parts.hit) - log_y) - 0.5 + 0.5 * parts.log / parts.hit
 
     low, high = _bracket(q, phi)
     low, high = low - MARGIN, high + MARGIN
-    fixed = lax.stop_gradient((gain, q))
-    zero = _roots.bisect(lambda y: lax.stop_gradient(exponent(y)), low, high, 60)
+    zero = _roots.bisect(lambda y: exponent(y) > 0, low, high)
     chaotic = leading > 0
-    entropy = jnp.where(chaotic, fraction(zero) * average(zero, (gain, q)), 0)  # stationary there: dL/du = lambda = 0
-    crossing = _roots.bisect(lambda y: average(y, fixed), low, high, 60)
-    crossing = _roots.attach(average, jnp.where(chaotic & (mean < 0), crossing, 0), (gain, q))
+    zero = _roots.attach(exponent, jnp.where(chaotic, zero, 0), where=chaotic)
+    entropy = jnp.where(chaotic, fraction(zero) * average(zero), 0)
+    crossing = _roots.bisect(lambda y: average(y) > 0, low, high)
+    crossed = chaotic & (mean < 0)
+    crossing = _roots.attach(average, jnp.where(crossed, crossing, 0), where=crossed)
     dimension = jnp.where(chaotic, jnp.where(mean < 0, fraction(crossing), 1.0), 0)
     sure = lambda log_y: (lambda parts: parts.error <= UNSURE * parts.hit)(_parts(log_y, q, phi))
     entropy = jnp.where(chaotic & ~sure(zero), jnp.nan, entropy)
-    dimension = jnp.where(chaotic & (mean < 0) & ~sure(crossing), jnp.nan, dimension)
+    dimension = jnp.where(crossed & ~sure(crossing), jnp.nan, dimension)
     error = jnp.maximum(error, jnp.maximum(square_error, live_error / (1 + jnp.abs(live))))
-    known = lambda value: jnp.where(jnp.isnan(q), jnp.nan, value)
+    where_q_exists = lambda value: jnp.where(jnp.isnan(q), jnp.nan, value)
     return RateNetwork(
         q=q,
-        slope_square=known(square),
-        leading=known(leading),
-        mean=known(mean),
-        dimension=known(dimension),
-        entropy=known(entropy),
-        error=known(error),
-        converged=known(error) < max(TOLERANCE, float(jnp.finfo(q.dtype).eps) ** 0.5),
+        slope_square=where_q_exists(square),
+        leading=where_q_exists(leading),
+        mean=where_q_exists(mean),
+        dimension=where_q_exists(dimension),
+        entropy=where_q_exists(entropy),
+        error=where_q_exists(error),
+        converged=where_q_exists(error) < max(TOLERANCE, float(jnp.finfo(q.dtype).eps) ** 0.5),
     )
 
 
@@ -260,21 +299,19 @@ def _spectrum(u: Array, theta: Any, phi: Activation) -> Array:
     dead, _ = _slopes(q, phi)(lambda log: (log == -jnp.inf).astype(log.dtype))
     low, high = _bracket(q, phi)
 
-    def residual(log_y, theta):
-        odds, q = theta
-        parts = _parts(log_y, q, phi)
-        return odds - (jnp.log(parts.hit) - jnp.log(parts.missed))
-
-    def one(u):
+    def exponent(u):
         inner = jnp.where(u < 1 - dead, u, (1 - dead) / 2)
         odds = jnp.log(inner) - jnp.log(1 - dead - inner)
-        fixed = lax.stop_gradient((odds, q))
-        reach = jnp.abs(fixed[0]) + MARGIN
-        log_y = _roots.bisect(lambda y: residual(y, fixed), low - reach, high + reach, 60)
-        log_y = _roots.attach(residual, log_y, (odds, q))
+        reach = jnp.abs(odds) + MARGIN
+
+        def lack(log_y):
+            parts = _parts(log_y, q, phi)
+            return odds - (jnp.log(parts.hit) - jnp.log(parts.missed))
+
+        log_y = _roots.falling_root(lack, low - reach, high + reach)
         value = jnp.log(theta[0]) + 0.5 * (jnp.log(u) - log_y)
         parts, slope = jax.jvp(lambda y: _parts(y, q, phi), (lax.stop_gradient(log_y),), (jnp.ones_like(log_y),))
         sure = 0.5 * parts.error <= UNSURE * (1 + jnp.abs(value)) * slope.hit
         return jnp.where(u < 1 - dead, jnp.where(sure, value, jnp.nan), jnp.where(jnp.isnan(u + q), jnp.nan, -jnp.inf))
 
-    return jax.vmap(one)(u.ravel()).reshape(u.shape)
+    return jax.vmap(exponent)(u.ravel()).reshape(u.shape)

@@ -16,11 +16,11 @@ from jax.nn import sigmoid as s
 
 from jacspec._ground import checks
 from jacspec.activations import TABLE
-from jacspec.theory import _domain
-from jacspec.theory.scalar._roots import bisection
+from jacspec.theory import _domain, _roots
 
 ds = TABLE["sigmoid"].derivative
 _SERIES = [2 * k / (2 * k + 1) for k in range(18, 0, -1)]
+"""Coefficients of y / (1 - y^2) - artanh y in odd powers of y from y^3, highest first."""
 
 
 class Folds(NamedTuple):
@@ -205,13 +205,12 @@ def _fixed_points(w, b):
     left, right = folds.state
     below, above = b < folds.bias[0], b > folds.bias[1]
 
-    def find(exists, ends, rising):
+    def find(exists, ends, sign):
         c = jnp.where(exists, b, -w / 2)
-        low, high = ends(c)
-        root = bisection(lambda x: x - w * s(x) - c, lambda x: 1 - w * ds(x), low, high, rising)
+        root = _roots.falling_root(lambda x: sign * (x - w * s(x) - c), *ends(c))
         return jnp.where(exists, root, jnp.nan)
 
-    lower = find(below, lambda c: (jnp.minimum(c, left), left), True)
-    middle = find(below & above, lambda _: (left, right), False)
-    upper = find(above, lambda c: (right, jnp.maximum(c + w, right)), True)
+    lower = find(below, lambda c: (jnp.minimum(c, left), left), -1)
+    middle = find(below & above, lambda _: (left, right), 1)
+    upper = find(above, lambda c: (right, jnp.maximum(c + w, right)), -1)
     return jnp.stack([lower, middle, upper])

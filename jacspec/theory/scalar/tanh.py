@@ -11,14 +11,16 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jacspec.theory import _domain
-from jacspec.theory.scalar._roots import newton
+from jacspec.theory import _domain, _roots
 
 TANH_PEAK = 0.447743204694303
 """max over c of c (1 - tanh^2 c), reached where 2 c tanh c = 1, c = 0.771702319209104."""
 
-_NEWTON = 6  # from the bound below, 3 are enough for every weight in float64
+_NEWTON = 6
+"""Newton steps from the bound in `_argument`; 3 are enough for every weight in float64."""
+
 _SERIES = [2 * k / math.factorial(2 * k + 1) for k in range(12, 0, -1)]
+"""Coefficients of a cosh a - sinh a in odd powers of a, highest first: sum_k 2 k a^(2 k + 1) / (2 k + 1)!."""
 
 
 class CriticalDecay(NamedTuple):
@@ -138,9 +140,8 @@ def _argument(w: Array) -> Array:
     """
     w = jnp.where(w > 1, w, 2)
     d = w - 1
-    slope = lambda a: jnp.tanh(a) ** 2 - d / jnp.cosh(jnp.minimum(a, 300)) ** 2
     start = jnp.where(d < 4, jnp.minimum(w, jnp.sqrt(3 * d / jnp.where(d < 4, 1 - d / 5, 1))), w)
-    return newton(lambda a: _excess(a) - d * jnp.tanh(a), slope, start, _NEWTON)
+    return _roots.attach(lambda a: _excess(a) - d * jnp.tanh(a), start, _NEWTON)
 
 
 def _excess(a):

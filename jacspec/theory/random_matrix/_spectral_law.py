@@ -28,12 +28,13 @@ import numpy as np
 from jax import Array, lax
 
 from jacspec._ground.pytree import pytree
+from jacspec.theory import _roots
 
-HALVINGS, NEWTON = 10, 5
-"""Bisections of ln theta (to a few percent), and the steps of Newton that follow (to all digits)."""
+HALVINGS = 36
+"""Bisections of ln theta, to 1e-9 of theta: the two steps of `attach` that follow find all digits."""
 
 FAR = 40.0
-"""How far beyond the singularities u is followed; what is left of the mass falls as e^-u."""
+"""How far beyond the singularities u is followed: what is left of the mass falls as e^-u, and e^-40 = 4e-18."""
 
 
 class Point(NamedTuple):
@@ -170,12 +171,8 @@ def solve(equation: Equation, points: int, quadrature_error: Array) -> SpectralL
     eps = jnp.finfo(continuous.dtype).eps
     axis = jnp.sqrt(eps)  # the smallest angle that is looked for; it stands for the real axis
     u, step, edges, bounded = lax.stop_gradient(_curve(equation, points, atom, continuous, axis))
-    theta = lax.stop_gradient(_angle(equation, u, axis))
-    off = theta <= axis
-    # theta* - angle(theta*) / slope with theta* held fixed: one more step of Newton, and the derivative of the root
-    value, rate = _along_arc(equation, u, theta)
-    theta = theta - value.angle / lax.stop_gradient(jnp.where(off | (rate.angle <= 0), jnp.inf, rate.angle))
-    point, rate = _along_arc(equation, u, theta)
+    theta, off = _angle(equation, u, axis)
+    point, rate = jax.jvp(lambda theta: equation(u, theta), (theta,), (jnp.ones_like(theta),))
     # phi' = d angle / d theta + i d ln lambda / d theta, and -d ln lambda / du = |phi'|^2 / Re phi' where Im phi = 0
     fall = rate.angle + rate.log_x**2 / jnp.where(rate.angle > 0, rate.angle, jnp.inf)
     empty = continuous <= 100 * eps  # linear and orthogonal: nothing but the atom
@@ -210,11 +207,11 @@ def _curve(
     first, last, bounded = equation.ends()
     off = lambda u: equation.slope_on_axis(u) > 0
     low = jnp.stack([jnp.where(atom > 0, first, first - FAR), last])
-    left, right = _turn(lambda u: off(u) == jnp.array([True, False]), low, low + FAR)
+    left, right = _roots.bisect(lambda u: off(u) == jnp.array([True, False]), low, low + FAR)
     bounded = bounded & (right < last + FAR - 1)
 
     u, _ = _grid(left, right, first, max(points // 4, 8))
-    above = equation(u, _angle(equation, u, axis)).above - atom
+    above = equation(u, _angle(equation, u, axis)[0]).above - atom
     tolerance = 100 * jnp.finfo(above.dtype).eps
     stop = jnp.min(jnp.where(continuous - above < tolerance, u, right))
     begin = jnp.max(jnp.where((above < tolerance) & (u < stop), u, left))
@@ -233,41 +230,12 @@ def _grid(left: Array, right: Array, first: Array, points: int) -> tuple[Array, 
     return left + delta * jnp.sinh(stretched) ** 2, step
 
 
-def _along_arc(equation: Equation, u: Array, theta: Array) -> tuple[Point, Point]:
-    """The point, and its derivative with respect to theta."""
-    return jax.jvp(lambda theta: equation(u, theta), (theta,), (jnp.ones_like(theta),))
-
-
-def _angle(equation: Equation, u: Array, axis: Array) -> Array:
-    """The theta in (axis, pi) at which lambda is real; 0 to rounding off the support.
-
-    Bisection of ln theta, then Newton.
-    """
-
-    def turn(k, state):
-        low, high, log_theta = state
-        theta = jnp.exp(log_theta)
-        point, rate = _along_arc(equation, u, theta)
-        below = point.angle < 0
-        low, high = jnp.where(below, log_theta, low), jnp.where(below, high, log_theta)
-        step = point.angle / jnp.where(rate.angle > 0, rate.angle, jnp.inf)
-        newton = jnp.log(theta - jnp.clip(step, -theta / 2, theta / 2))
-        return low, high, jnp.where(k < HALVINGS, (low + high) / 2, newton)
-
-    smallest = jnp.full_like(u, jnp.log(axis))  # the first turn asks there whether the point is on the support at all
-    start = smallest, jnp.full_like(u, np.log(np.pi)), smallest
-    _, _, log_theta = lax.fori_loop(0, HALVINGS + NEWTON, turn, start)
-    return jnp.where(log_theta <= smallest + 1e-3, axis**4, jnp.exp(log_theta))
-
-
-def _turn(predicate: Callable[[Array], Array], low: Array, high: Array, steps: int = 60) -> Array:
-    """Where `predicate` turns from true (at low) to false, by bisection."""
-
-    def halve(_, ends):
-        low, high = ends
-        middle = (low + high) / 2
-        true = predicate(middle)
-        return jnp.where(true, middle, low), jnp.where(true, high, middle)
-
-    low, high = lax.fori_loop(0, steps, halve, (low, high))
-    return (low + high) / 2
+def _angle(equation: Equation, u: Array, axis: Array) -> tuple[Array, Array]:
+    """The theta in (axis, pi) at which lambda is real, and whether there is none: off the support it is 0 to rounding."""
+    angle = lambda theta: equation(u, theta).angle
+    least, most = jnp.full_like(u, jnp.log(axis)), jnp.full_like(u, np.log(np.pi))
+    # the first halving, of an interval about ln axis, asks whether the point is on the support at all
+    log_theta = _roots.bisect(lambda log: angle(jnp.exp(log)) < 0, 2 * least - most, most, HALVINGS)
+    off = log_theta <= least + 1e-3
+    theta = _roots.attach(angle, jnp.where(off, 1.0, jnp.exp(log_theta)), where=~off)
+    return jnp.where(off, axis**4, theta), off
