@@ -11,12 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from scipy.special import expit
 
 import experiments
 import jacspec as js
 from experiments._known import known
-from jacspec import remedies
+from jacspec import remedies, theory
 
 CONFIG = {
     "seed": 0,
@@ -148,23 +147,22 @@ def mean_field(config: dict[str, Any]) -> dict[str, np.ndarray]:
     """The spectrum at initialization as n -> infinity.
 
     Given the inputs, the pre-activations are N(0, q_t) over the units, q_t = g^2 <tanh^2>_{q_{t-1}} + s^2 x_t^2, and the
-    factors diag(f'(a_t)) W are free of one another: lambda(u) is the mean over time of the spectra at the q_t. At one q
-    it is 1/2 ln(g^2 u / y), with y the root of <y d^2 / (1 + y d^2)> = u over d = f'(a), found by bisection in ln y.
+    factors diag(f'(a_t)) W are free of one another: lambda(u) is the mean over time of the spectra at the q_t.
     """
-    g, z, points = config["gain"], np.linspace(-9, 9, 401), config["theory_points"]
-    weight = np.exp(-(z**2) / 2) * (z[1] - z[0]) / np.sqrt(2 * np.pi)
-    inputs, q = np.random.default_rng(config["seed"]).standard_normal(config["theory_steps"]), [0.0]
-    for x in inputs:
-        q.append(g**2 * weight @ np.tanh(np.sqrt(q[-1]) * z) ** 2 + (config["input"] * x) ** 2)
-    typical = np.quantile(q[1:], (np.arange(points) + 0.5) / points)
-    log_d2 = -4 * np.log(np.cosh(np.sqrt(typical)[:, None, None] * z))
-    u = (np.arange(config["size"]) + 0.5) / config["size"]
-    low, high = np.full((points, u.size), -60.0), np.full((points, u.size), 200.0)
-    for _ in range(45):
-        middle = (low + high) / 2
-        above = expit(middle[:, :, None] + log_d2) @ weight > u
-        low, high = np.where(above, low, middle), np.where(above, middle, high)
-    return {"mean_field": (np.log(g) + (np.log(u) - middle) / 2).mean(axis=0)}
+    gain, points, steps = config["gain"], config["theory_points"], config["theory_steps"]
+    inputs = jnp.asarray(np.random.default_rng(config["seed"]).standard_normal(steps))
+
+    def step(q, x):
+        own = theory.mean_field.variance_map(
+            "tanh", q, weight_variance=gain**2, bias_variance=(config["input"] * x) ** 2
+        )
+        return own, own
+
+    _, q = jax.lax.scan(step, jnp.zeros(()), inputs)
+    typical = jnp.quantile(q, (jnp.arange(points) + 0.5) / points)
+    u = (jnp.arange(config["size"]) + 0.5) / config["size"]
+    spectra = jax.vmap(lambda q: theory.recurrent.rate_spectrum(u, gain, variance=q))(typical)
+    return {"mean_field": np.asarray(spectra.mean(axis=0))}
 
 
 def main() -> None:

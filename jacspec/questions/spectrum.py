@@ -289,7 +289,7 @@ def _bound(chain: JacobianChain, values: Array, right: Array | None) -> Array:
     """
     chain, values, right = jax.lax.stop_gradient((chain, values, right))
     T, eps = chain.length, jnp.finfo(chain.dtype).eps
-    drift = T * math.sqrt(max(chain.links.widths))
+    drift = T * math.sqrt(max(chain.source.widths))
     other = ((T,), "start") if right is None else ((0,), "end")
     result, vectors = _values(chain, _records(chain, *other), *other, vectors=right is None)
     second = result.log_singular_values[0]

@@ -206,7 +206,7 @@ def _step(q: Array, theta: Any, points: int, *, with_chi: bool = True) -> tuple[
 
     def secular(chi):
         """1 = direct / chi + sech4 (chi - kept)^-1 source, decreasing in chi above <f^2>."""
-        return direct / chi + sech4 @ _lapack.solve(chi * identity - kept, source) - 1
+        return direct / chi + sech4 @ lapack.solve(chi * identity - kept, source) - 1
 
     high = f.square + direct + o.square * source[-1]  # the trace of the two by two matrix with sech^4 <= 1
     return output, _roots.falling_root(secular, f.square, high + 1e-6, 48), cell

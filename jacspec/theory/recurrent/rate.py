@@ -22,7 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jacspec._ground import activations, checks
+from jacspec import activations
+from jacspec._ground import checks
 from jacspec._ground.pytree import pytree
 from jacspec.activations import Activation
 from jacspec.theory import _domain, _quadrature, _roots
@@ -99,7 +100,9 @@ def rate_network(gain: Any, *, activation: str | Activation = "tanh", input_vari
     return _network((gain, variance), phi)
 
 
-def rate_spectrum(u: Any, gain: Any, *, activation: str | Activation = "tanh", input_variance: Any = 0.0) -> Array:
+def rate_spectrum(
+    u: Any, gain: Any, *, activation: str | Activation = "tanh", input_variance: Any = 0.0, variance: Any = None
+) -> Array:
     """Lyapunov spectrum lambda(u) of h' = W phi(h) + xi: the exponent that the fraction u of all exceeds.
 
     lambda(u) = (1/2) ln(g^2 u / y),    <y phi'^2 / (1 + y phi'^2)> = u
@@ -109,6 +112,8 @@ def rate_spectrum(u: Any, gain: Any, *, activation: str | Activation = "tanh", i
         gain: g > 0; scalar.
         activation: phi, a name of the table or an `Activation`.
         input_variance: v >= 0, of independent Gaussian input at every step; scalar.
+        variance: q > 0 of the pre-activations, where it is known and not the fixed point (it drifts, or common input drives
+            all units); scalar. v then plays no part.
 
     Returns:
         Exponents of the shape of u, nats per step; -inf from the fraction of live units on (ReLU, hard tanh); NaN where
@@ -116,7 +121,7 @@ def rate_spectrum(u: Any, gain: Any, *, activation: str | Activation = "tanh", i
 
     Raises:
         TypeError: for what is no real number, or an activation without a derivative.
-        ValueError: for u outside (0, 1), gain <= 0, input_variance < 0, or an unknown activation.
+        ValueError: for u outside (0, 1), gain <= 0, input_variance < 0, variance <= 0, or an unknown activation.
 
     Reference: the law of products of free matrices, C. M. Newman, Commun. Math. Phys. 103 (1986) 121, for phi' = 1.
 
@@ -128,9 +133,14 @@ def rate_spectrum(u: Any, gain: Any, *, activation: str | Activation = "tanh", i
     phi = activations.get(activation, function=name)
     u = _domain.within(name, "u", u, lambda v: (v > 0) & (v < 1), "0 < u < 1")
     gain = _domain.positive(name, "gain", gain)
-    return _spectrum(u, (gain, _domain.nonnegative(name, "input_variance", input_variance)), phi)
+    if variance is None:
+        q, _ = _variance((gain, _domain.nonnegative(name, "input_variance", input_variance)), phi)
+    else:
+        q = _domain.positive(name, "variance", variance)
+    return _spectrum(u, gain, q, phi)
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def _variance(theta: Any, phi: Activation) -> tuple[Array, Array]:
     """The fixed point q and the error of its quadrature."""
     gain, variance = theta
@@ -292,10 +302,8 @@ def _network(theta: Any, phi: Activation) -> RateNetwork:
     )
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def _spectrum(u: Array, theta: Any, phi: Activation) -> Array:
-    q, _ = _variance(theta, phi)
-
+@functools.partial(jax.jit, static_argnums=3)
+def _spectrum(u: Array, gain: Array, q: Array, phi: Activation) -> Array:
     dead, _ = _slopes(q, phi)(lambda log: (log == -jnp.inf).astype(log.dtype))
     low, high = _bracket(q, phi)
 
@@ -309,7 +317,7 @@ def _spectrum(u: Array, theta: Any, phi: Activation) -> Array:
             return odds - (jnp.log(parts.hit) - jnp.log(parts.missed))
 
         log_y = _roots.falling_root(lack, low - reach, high + reach)
-        value = jnp.log(theta[0]) + 0.5 * (jnp.log(u) - log_y)
+        value = jnp.log(gain) + 0.5 * (jnp.log(u) - log_y)
         parts, slope = jax.jvp(lambda y: _parts(y, q, phi), (lax.stop_gradient(log_y),), (jnp.ones_like(log_y),))
         sure = 0.5 * parts.error <= UNSURE * (1 + jnp.abs(value)) * slope.hit
         return jnp.where(u < 1 - dead, jnp.where(sure, value, jnp.nan), jnp.where(jnp.isnan(u + q), jnp.nan, -jnp.inf))
