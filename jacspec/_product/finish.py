@@ -161,13 +161,13 @@ def _solve(logs: Logs, U: Array) -> Finished:
     # Two LQ passes, U = L Q^T and then the same for (diag(e^l) L)^T. Each damps the coupling of two rows by e^-gap.
     # Columns in the order of their size in diag(e^l) U keep the rounding of large ones out of small ones.
     logs, U = _sort(logs, U)
-    Q, R = row_sorted_qr(U.T, jnp.max(jnp.abs(U) * sizes_beside(logs)[:, None], axis=0))
-    N, logs = normalize_rows(*scale_columns(R, logs))
+    Q, R = row_sorted_qr(U.T, jnp.max(jnp.abs(U) * sizes_beside(logs)[:, None], axis=0))  # (n, m), (m, m)
+    N, logs = normalize_rows(*scale_columns(R, logs))  # (m, m), (m,)
     order = jnp.argsort(-logs.hi)
     N, logs = normalize_rows(*scale_columns(lapack.triangle(N[order].T), logs[order]))
 
     rows = _orthogonalize(logs, N, tolerance)
-    right = matmul(Q[:, order], rows.U.T)
+    right = matmul(Q[:, order], rows.U.T)  # (n, m)
     return Finished(
         jnp.where(valid, rows.logs.hi + rows.logs.lo, jnp.nan),
         right,
@@ -222,13 +222,13 @@ def _measure(step: Array, logs: Logs, U: Array, tolerance: float) -> _Rows:
     """
     logs, U = _sort(logs, U)
     m = U.shape[0]
-    cosines = matmul(U, U.T)
+    cosines = matmul(U, U.T)  # (m, m)
     between = jnp.where(jnp.eye(m, dtype=bool), 0, cosines)
-    difference = _differences(logs)
+    difference = _differences(logs)  # (m, m)
     tau, ratio = _tangent(jnp.where(jnp.abs(between) > tolerance, between, 0), jnp.abs(difference))
     half = 2 * tau / (1 + jnp.sqrt(1 + (ratio * tau) ** 2))
     upper = jnp.arange(m)[:, None] < jnp.arange(m)
-    K = jnp.where(upper, ratio**2 * half, -half)
+    K = jnp.where(upper, ratio**2 * half, -half)  # (m, m)
     return _Rows(step, logs, U, cosines, K, jnp.max(jnp.sum(jnp.abs(K), axis=1)), jnp.max(jnp.abs(between)))
 
 
@@ -301,14 +301,14 @@ def _in_blocks(rows: _Rows) -> tuple[Logs, Array]:
     height = BLOCK_HEIGHT * jnp.log(jnp.finfo(dtype).eps)  # 8 nats in float64
     offset = (rows.step * 0.618034) % 1  # golden section: never twice the same
     depth = _differences(logs)[:, 0]  # l_0 - l_i
-    level = jnp.where(jnp.isfinite(logs.hi), jnp.floor(depth / height + offset), jnp.inf)
+    level = jnp.where(jnp.isfinite(logs.hi), jnp.floor(depth / height + offset), jnp.inf)  # (m,), the block of each row
     starts = jnp.concatenate([jnp.zeros(1, bool), level[1:] != level[:-1]])
     block = jnp.cumsum(starts)
     first = lax.cummax(jnp.where(starts, jnp.arange(m), 0))
-    same = block == block[:, None]
+    same = block == block[:, None]  # (m, m)
 
     scale = jnp.exp(depth[first] - depth)
-    H = jnp.where(same, rows.cosines * scale * scale[:, None], 0)
+    H = jnp.where(same, rows.cosines * scale * scale[:, None], 0)  # (m, m)
     norm = jnp.max(jnp.where(same, jnp.sum(jnp.abs(H), axis=1), 0), axis=1)
     H = H / jnp.where(norm > 0, norm, 1)[:, None] + jnp.diag(2 * (block[-1] - block).astype(dtype))
     W = jnp.where(same, lapack.eigenvectors(H)[:, ::-1].T, 0)

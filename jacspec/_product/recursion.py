@@ -62,7 +62,7 @@ class Graded(NamedTuple):
         Q: (m, k), orthonormal columns.
         logs: l, k entries; -inf for an exact zero.
         U: (k, n), unit rows, zero where l = -inf.
-        rounding: (k,), sum over steps of the squared relative rounding of each row.
+        variance: (k,), sum over steps of the squared relative rounding of each row.
         doubtful: (k,), rows whose value is made of noise: an upper bound as a rule.
         bad: index (from 1) of the first step with a NaN or Inf, -1 if none.
         combinations: (COMBINATIONS, k), the y of y U = c for random rows c.
@@ -72,7 +72,7 @@ class Graded(NamedTuple):
     Q: Array
     logs: lg.Logs
     U: Array
-    rounding: Array
+    variance: Array
     doubtful: Array
     bad: Array
     combinations: Array
@@ -140,23 +140,23 @@ class _Factored(NamedTuple):
 
 def _factored(step: Image, logs: lg.Logs) -> _Factored:
     """A diag(e^l) of a step A (m, n) and n logs, columns and rows sorted, without the entries that are noise."""
-    size = lax.stop_gradient(jnp.abs(step.A))
-    columns = jnp.max(size, axis=0, initial=0)
-    weight = jnp.where(columns > 0, logs.hi + jnp.log(jnp.where(columns > 0, columns, 1)), -jnp.inf)
-    order, _ = descending(weight)
-    part = lg.sizes_beside(logs, order[0])
+    size = lax.stop_gradient(jnp.abs(step.A))  # (m, n)
+    columns = jnp.max(size, axis=0, initial=0)  # (n,)
+    weight = jnp.where(columns > 0, logs.hi + jnp.log(jnp.where(columns > 0, columns, 1)), -jnp.inf)  # (n,)
+    order, _ = descending(weight)  # (n,)
+    part = lg.sizes_beside(logs, order[0])  # (n,)
     tiny = jnp.finfo(size.dtype).tiny  # what underflows is not a zero row
     contribution = jnp.max(jnp.where((size > 0) & (part > 0), jnp.maximum(size * part, tiny), 0), axis=1)
     logs = logs[order]
-    A = jnp.where(jnp.isfinite(logs.hi), permuted(step.A, order, axis=1), 0)
-    Q, R = row_sorted_qr(A, contribution)
-    level, growth = rounding(Q, R, step.noise)
+    A = jnp.where(jnp.isfinite(logs.hi), permuted(step.A, order, axis=1), 0)  # (m, n)
+    Q, R = row_sorted_qr(A, contribution)  # (m, k), (k, n)
+    level, growth = rounding(Q, R, step.noise)  # (k,), (n,)
     R, first, hidden, doubtful, zero = _without_noise(R, logs.hi, level, growth, columns[order], step.zeros)
     own = jnp.arange(R.shape[0])
-    entry = lax.stop_gradient(R[own, first])
+    entry = lax.stop_gradient(R[own, first])  # (k,)
     doubtful |= (entry != 0) & (jnp.abs(entry) <= made_of(Q, step.stopped))
-    uncertain = jnp.where(zero | doubtful, 0, hidden / jnp.where(entry == 0, jnp.inf, jnp.abs(entry)))
-    N, logs = lg.scale_columns(R, logs, first)
+    uncertain = jnp.where(zero | doubtful, 0, hidden / jnp.where(entry == 0, jnp.inf, jnp.abs(entry)))  # (k,)
+    N, logs = lg.scale_columns(R, logs, first)  # (k, n), (k,)
     return _Factored(order, Q, R, N, logs, uncertain, doubtful, jnp.any((first != own) & ~zero))
 
 
@@ -173,20 +173,22 @@ def _without_noise(
         R; the first column of each row; the noise of that entry; which rows are noise; which are exact zeros.
     """
     k, n = R.shape
-    size = lax.stop_gradient(jnp.abs(R))
+    size = lax.stop_gradient(jnp.abs(R))  # (k, n)
     index, own = jnp.arange(n), jnp.arange(k)
-    noise = level[:, None] * growth
+    noise = level[:, None] * growth  # (k, n)
     present = size > NOISE * noise
-    first = jnp.min(jnp.where(present, index, n), axis=1)
-    void = first == n
+    first = jnp.min(jnp.where(present, index, n), axis=1)  # (k,)
+    void = first == n  # (k,), rows with nothing left
     zero = void & (jnp.cumsum(void[::-1])[::-1] <= k - zeros.rank_if(jnp.any(void)))
     first = jnp.where(void, own, first)
-    apart = jnp.exp(jnp.where(first > own, jnp.clip(logs[own] - logs[first], 0, lg.largest_exponent(R.dtype)), 0))
-    hidden = jnp.maximum(noise[own, own] * apart, noise[own, first])
+    apart = jnp.exp(
+        jnp.where(first > own, jnp.clip(logs[own] - logs[first], 0, lg.largest_exponent(R.dtype)), 0)
+    )  # (k,)
+    hidden = jnp.maximum(noise[own, own] * apart, noise[own, first])  # (k,)
     doubtful = (size[own, first] <= NOISE * hidden) & ~zero
     first = jnp.where(doubtful, own, first)
     # the value of a row of noise is what it may hide at most: no more than there is of its column
-    bound = jnp.maximum(NOISE * level, jnp.minimum(NOISE * noise[own, own], columns[:k]))
+    bound = jnp.maximum(NOISE * level, jnp.minimum(NOISE * noise[own, own], columns[:k]))  # (k,)
     cleaned = jnp.where(present, R, R - lax.stop_gradient(R))  # zero, and free to move
     R = jnp.where(doubtful[:, None] & (index == own[:, None]), bound[:, None], cleaned)
     return R, first, hidden, doubtful, zero
@@ -195,10 +197,10 @@ def _without_noise(
 def _extended(state: Graded, step: Image) -> tuple[Graded, Array]:
     """J P before it is turned, and whether a row has lost its own column."""
     new = _factored(step, state.logs)
-    U, logs, length = _unit_rows(matmul(new.N, permuted(state.U, new.order)), new.logs)
+    U, logs, length = _unit_rows(matmul(new.N, permuted(state.U, new.order)), new.logs)  # (k', n), (k',), (k',)
     N, length = lax.stop_gradient((new.N, jnp.where(length > 0, length, 1)))
-    combinations = _combinations(permuted(state.combinations, new.order, axis=1), N) * length
-    history = jnp.where(state.doubtful, 1, state.rounding)[new.order]
+    combinations = _combinations(permuted(state.combinations, new.order, axis=1), N) * length  # (COMBINATIONS, k')
+    history = jnp.where(state.doubtful, 1, state.variance)[new.order]  # (k,)
     graded = Graded(new.Q, logs, U, new.uncertain**2, new.doubtful, state.bad, combinations, state.settled)
     return _marked(graded, (N / length[:, None]) ** 2, history), new.broken
 
@@ -208,9 +210,9 @@ def _marked(new: Graded, share: Array, history: Array) -> Graded:
     eps = jnp.finfo(new.U.dtype).eps
     inherited = matmul(share, history)
     live = jnp.isfinite(new.logs.hi)
-    rounding = new.rounding + inherited + (eps * _size(new.combinations)) ** 2
+    variance = new.variance + inherited + (eps * _size(new.combinations)) ** 2
     return new._replace(
-        rounding=jnp.where(live, jnp.minimum(rounding, 1), 0),
+        variance=jnp.where(live, jnp.minimum(variance, 1), 0),
         doubtful=live & (new.doubtful | (inherited * NOISE**2 >= 1)),
     )
 
@@ -274,8 +276,8 @@ def _turned_if_jvp(primals, tangents):
 
 def _graded(numbers: Sequence[Array]) -> Graded:
     """The inverse of `_numbers`."""
-    Q, hi, lo, U, rounding, doubtful, bad, *rest = numbers
-    return Graded(Q, lg.Logs(hi, lo), U, rounding, doubtful != 0, bad, *rest)
+    Q, hi, lo, U, variance, doubtful, bad, *rest = numbers
+    return Graded(Q, lg.Logs(hi, lo), U, variance, doubtful != 0, bad, *rest)
 
 
 def _numbers(state: Graded) -> tuple[Array, ...]:
@@ -316,6 +318,6 @@ def _turned(state: Graded) -> tuple[Graded, Array, Array]:
     W = permuted(second.Q, back)
     U = matmul(U, permuted(first.Q.T, second.order))
     U = U if Z is None else matmul(U, Z.T)
-    history = jnp.where(state.doubtful, 1, state.rounding)
+    history = jnp.where(state.doubtful, 1, state.variance)
     new = Graded(matmul(state.Q, W), logs, U, own, doubtful, state.bad, combinations, _size(combinations))
     return _marked(new, S**2, history), W, S

@@ -41,6 +41,6 @@ def _moved(chain: JacobianChain, values: Array, right: Array, key: Array) -> Arr
 
 
 def in_order(graded: recursion.Graded, rank: int) -> tuple[Logs, Array, Array]:
-    """Logs, U and rounding of the largest `rank` rows, which is all there are: the narrowest width on the way."""
+    """Logs, U and squared rounding of the largest `rank` rows, which is all there are: the narrowest width on the way."""
     order = jnp.argsort(-jax.lax.stop_gradient(graded.logs.hi))[:rank]
-    return graded.logs[order], graded.U[order], graded.rounding[order]
+    return graded.logs[order], graded.U[order], graded.variance[order]

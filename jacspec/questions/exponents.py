@@ -162,20 +162,20 @@ def _exponents(chain: JacobianChain, k: int, qr_every: int, transient: int) -> L
 
     def orthogonalize(state, step, log):
         doubtful, uncertain, place = state
-        # dead directions are zeros, which amid the others would take a row's place: they go last, and `place` keeps count
-        alive = jnp.any(step.A != 0, axis=0)
+        # a direction that has died is a column of zeros: it goes last, so that it takes no row of R from a live one
+        alive = jnp.any(step.A != 0, axis=0)  # (k,)
         count = jnp.cumsum(alive)
         moved = jnp.where(alive, count, count[-1] + jnp.arange(1, k + 1) - count) - 1
         order = inverse(moved)
         doubtful, uncertain, place = doubtful[order], uncertain[order], moved[place]
-        Q, R = row_sorted_qr(permuted(step.A, order, axis=1), lax.stop_gradient(norms(step.A)))
-        level, growth = rounding(Q, R, step.noise)
-        diagonal, noise = jnp.abs(jnp.diagonal(R)), level * growth
+        Q, R = row_sorted_qr(permuted(step.A, order, axis=1), lax.stop_gradient(norms(step.A)))  # (n, k), (k, k)
+        level, growth = rounding(Q, R, step.noise)  # (k,), (k,)
+        diagonal, noise = jnp.abs(jnp.diagonal(R)), level * growth  # (k,), (k,)
         # zeros of the steps leave the rest dead, whatever QR makes of them
         alive = jnp.arange(k) < step.zeros.rank_if(jnp.any(diagonal <= NOISE * noise))
         diagonal = jnp.where(diagonal > 0, diagonal, level)  # what cancels to zero is noise
-        grown = jnp.where(alive, jnp.log(jnp.where(alive, diagonal, 1)) + log, -jnp.inf)
-        share = lax.stop_gradient(jnp.minimum(noise / diagonal, 1))
+        grown = jnp.where(alive, jnp.log(jnp.where(alive, diagonal, 1)) + log, -jnp.inf)  # (k,), nats
+        share = lax.stop_gradient(jnp.minimum(noise / diagonal, 1))  # (k,)
         doubtful = doubtful | (alive & ((NOISE * share >= 1) | (diagonal <= made_of(Q, step.stopped))))
         return jnp.where(alive, Q, 0), (doubtful, uncertain + jnp.where(alive, share, 0), place), grown[place]
 

@@ -23,8 +23,10 @@ from jacspec.questions._conditioning import conditioning, in_order
 from jacspec.questions._leading import leading
 from jacspec.questions._routes import backward, forward
 
-WITNESS = 14.0
-"""Nats by which a random vector may fall short of sigma_max / sqrt(n): it does so by chance once in a million."""
+SHORTFALL = 14.0
+"""Nats by which the witness, a random vector pushed through the chain, may fall short of sigma_max / sqrt(n).
+
+Its component along the first right singular vector is below e^-14 / sqrt(n) by chance once in a million."""
 
 SAFETY = 10.0
 """Factor on the conditioning estimate: four probes fall short by more with a probability below 3e-4."""
@@ -248,22 +250,22 @@ def _read_all(records: Any, *, ranks: tuple[int, ...], count: int, vectors: bool
 def _read(record: Any, steps: Array, first: Array, rank: int, count: int, vectors: bool) -> Any:
     """The spectrum of one graded product, and its right singular vectors; values beyond `rank` are exact zeros."""
     graded, witness = record
-    logs, U, rounding = in_order(graded, rank)
+    logs, U, variance = in_order(graded, rank)  # (rank,), (rank, n), (rank,)
     done = finish(logs, U)
     more = count - rank
-    values = jnp.pad(done.log_singular_values, (0, more), constant_values=-jnp.inf)
-    row_logs = jax.lax.stop_gradient(graded.logs.hi)
+    values = jnp.pad(done.log_singular_values, (0, more), constant_values=-jnp.inf)  # (count,)
+    row_logs = jax.lax.stop_gradient(graded.logs.hi)  # (k,)
     largest = jnp.max(jnp.where(graded.doubtful, row_logs, -jnp.inf), initial=-jnp.inf)
     doubtful = jnp.maximum(jnp.sum(graded.doubtful), 1).astype(values.dtype)
-    alone = largest + 0.5 * jnp.log(doubtful)  # what doubtful rows alone could reach
-    exact = jnp.arange(count) >= jnp.sum(row_logs > -jnp.inf)
+    reach = largest + 0.5 * jnp.log(doubtful)  # of a product that consists of the doubtful rows
+    exact = jnp.arange(count) >= jnp.sum(row_logs > -jnp.inf)  # (count,)
     cancelled = (values == -jnp.inf) & ~exact  # what rounding left of a row that is not zero
     smallest = jnp.min(jnp.where(values > -jnp.inf, values, jnp.inf))
-    values = jnp.where(cancelled, jnp.minimum(jnp.where(alone > -jnp.inf, alone, jnp.inf), smallest), values)
-    resolved = exact | (values > alone + APART * math.log(1 / jnp.finfo(values.dtype).eps)) & ~cancelled
-    rounding = jnp.pad(jnp.sqrt(rounding), (0, more))
+    values = jnp.where(cancelled, jnp.minimum(jnp.where(reach > -jnp.inf, reach, jnp.inf), smallest), values)
+    resolved = exact | (values > reach + APART * math.log(1 / jnp.finfo(values.dtype).eps)) & ~cancelled
+    rounding = jnp.pad(jnp.sqrt(variance), (0, more))  # (count,)
     resolved &= rounding < UNCERTAIN
-    lost = values[0] - witness > 0.5 * math.log(count) + WITNESS  # the recursion grew on rounding alone
+    lost = values[0] - witness > 0.5 * math.log(count) + SHORTFALL  # the recursion grew on rounding alone
     resolved &= ~(lost | (witness > values[0] + 1))
     bad = jnp.where((first >= 0) & ((graded.bad < 0) | (first < graded.bad)), first, graded.bad)
     ok = bad < 0
