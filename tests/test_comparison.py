@@ -299,7 +299,7 @@ def test_a_task_with_nothing_to_learn_is_refused(trained, baseline):
 
 @pytest.mark.parametrize("changes", [{"lr": math.inf}, {"clip": (("norm", (math.nan,)),)}, {"gain": object()}])
 def test_a_remedy_made_by_hand_is_checked_too(trained, tmp_path, changes):
-    with pytest.raises(ValueError, match="'remedies' has a value of no use"):
+    with pytest.raises(ValueError, match="'remedies' has a value that cannot be stored"):
         js.compare("temporal_order", [comparison.Remedy(**changes)], store=tmp_path)
     assert trained == []
 

@@ -13,6 +13,9 @@ from jax.core import Tracer
 
 from jacspec._ground.messages import message as message
 
+INT32_MAX = 2**31 - 1
+"""What is counted on the device (updates, rows, generations) is an int32."""
+
 REAL = (jnp.floating, jnp.integer, jnp.bool_)
 """Kinds of dtypes that hold real numbers."""
 

@@ -22,8 +22,7 @@ SEARCHES |= {"ga": "simple_ga", "pso": "pso"}
 """Training without gradients, by the names of `jacspec.remedies.evolve`."""
 
 SMALLEST, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
-MOST = 2**31 - 1
-
+"""A row trains in float32, in which other numbers become 0 or infinite."""
 ALIASES = {"xavier": "glorot"}
 
 
@@ -59,7 +58,11 @@ def _number(word: str, value: str, low: float = -math.inf, *, whole: bool = Fals
         number = int(value) if whole else float(value)
     except ValueError as error:
         raise refused(word, "has no number where one belongs", repr(value), want) from error
-    if number < low or (number == low and not whole) or not (number <= MOST if whole else math.isfinite(number)):
+    if (
+        number < low
+        or (number == low and not whole)
+        or not (number <= checks.INT32_MAX if whole else math.isfinite(number))
+    ):
         raise refused(word, "is out of range", value, want)
     if not whole and number and not SMALLEST <= abs(number) <= LARGEST:
         raise refused(word, "leaves the range of float32", value, f"{want} of a size in {SMALLEST:.3g}..{LARGEST:.3g}")
@@ -80,15 +83,15 @@ CLIPS: dict[str, tuple[Callable[..., optax.GradientTransformation], int, int]] =
     "zclip": (remedies.zclip, 0, 1),
     "autoclip": (remedies.autoclip, 0, 1),
 }
-"""Transformation, least and largest number of its numbers; `value` takes its upper end, or the lower and the upper."""
+"""Each clipping: what makes it, and how few and how many numbers it takes; `value` takes (upper) or (lower, upper)."""
 
 
 def _clip(word: str, value: str) -> tuple[str, tuple[float, ...]]:
     kind, *rest = value.split(":")
     _name(word, kind, CLIPS)
-    make, least, most = CLIPS[kind]
-    if not least <= len(rest) <= most:
-        want = f"{least} to {most}" if least < most else f"{least}"
+    make, fewest, most = CLIPS[kind]
+    if not fewest <= len(rest) <= most:
+        want = f"{fewest} to {most}" if fewest < most else f"{fewest}"
         raise refused(word, "has the wrong number of numbers", f"{len(rest)}", want)
     numbers = []
     for text in rest:
@@ -96,10 +99,10 @@ def _clip(word: str, value: str) -> tuple[str, tuple[float, ...]]:
             numbers.append(float(text))
         except ValueError as error:
             raise refused(word, "has no number where one belongs", repr(text), "for example clip=norm:1") from error
-    clip = make(*numbers)  # which checks their range
+    clip = make(*numbers)  # checks their range
     if not all(map(math.isfinite, numbers)):
         raise refused(word, "is out of range", value, "finite numbers; no 'clip' for no clipping")
-    clip.init(np.zeros(1, np.float32))  # which checks that float32 can hold them
+    clip.init(np.zeros(1, np.float32))  # checks that float32 can hold them
     return kind, tuple(numbers)
 
 

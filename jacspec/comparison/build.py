@@ -32,21 +32,28 @@ from jacspec.tasks import Batch, Task
 from jacspec.training import reading
 
 LAW = "gaussian"
+"""Law of the initial weights where a remedy names none."""
+
 POPULATION = 16
-"""Of training without gradients."""
+"""Candidates in a generation of training without gradients: few, so that the budget pays for many generations."""
 
 SEARCH_BATCHES = 4
-"""Batches that make the fixed sample on which training without gradients judges."""
+"""Batches in the fixed sample that training without gradients judges on: one batch alone would be learned by heart."""
 
 DEEPEST = 10_000
-"""Layers: each is a program of its own to the compiler."""
+"""Most layers that are taken: each is compiled by itself."""
 
 FLOSSED_SHARE = 5
 """Flossing before training takes one update in so many."""
 
 FLOSSED_STEPS = 55
+"""Length of the window in which exponents are measured, as in the program of R. Engelken, arXiv 2312.17306."""
+
 FLOSSED_SEQUENCES = 4
-FLOSSING_RATE = 1e-3  # of Adam, as published
+"""Sequences in an update of flossing; the published program takes one."""
+
+FLOSSING_RATE = 1e-3
+"""Learning rate of Adam, as in that program."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,9 +67,9 @@ class Plan:
         deep: which of them.
         learning_rate: of gradient descent.
         rule: "sgd" or "adam".
-        updates: their number, or that of the generations of a search.
-        batch: sequences an update; of a search, sequences that it judges on.
-        flossed: updates of flossing before those.
+        updates: number of them, or of the generations of a search.
+        batch: sequences an update, or sequences that a search judges on.
+        flossed: updates of flossing before training.
         parameters: number of them.
     """
 
@@ -79,7 +86,7 @@ class Plan:
 
     @functools.cached_property
     def seen(self) -> Task:
-        """The task as the network sees it; a deep network sees a sequence as one vector."""
+        """The task with its inputs changed as the remedy says; to a deep network a sequence is one vector."""
         r, task = self.remedy, self.task
         task = inputs.reweighted(task) if r.reweight else task
         task = inputs.standardized(task, whole=self.deep) if r.standardize else task
@@ -116,17 +123,16 @@ class Plan:
         affordable("compare", "width", a["width"], seeds * self.parameters, f"the parameters of {seeds} seeds")
         states = a["depth"] * a["width"] * (1 if self.deep else self.task.length)
         numbers = seeds * self.batch * (self.task.length * self.task.features + states)
-        what = f"the inputs and states of {seeds} seeds"
-        affordable("compare", "batch", self.batch, numbers, what)
+        affordable("compare", "batch", self.batch, numbers, f"the inputs and states of {seeds} seeds")
 
     @property
     def law(self) -> str:
         """The law of the initial recurrent weights, or of those over depth, in words."""
-        own = self.arguments
-        if own.get("cell") == "lru":
+        given = self.arguments
+        if given.get("cell") == "lru":
             return "ring 0..0.99"
-        words = [own["initialization"]] + ([f"gain {own['gain']:g}"] if own["gain"] != 1 else [])
-        words += [f"{name} {own[name]:g}" for name in ("forget_bias", "chrono") if own.get(name) is not None]
+        words = [given["initialization"]] + ([f"gain {given['gain']:g}"] if given["gain"] != 1 else [])
+        words += [f"{name} {given[name]:g}" for name in ("forget_bias", "chrono") if given.get(name) is not None]
         return ", ".join(words)
 
 
@@ -181,7 +187,7 @@ def plan(
 
     sequences, size = updates * batch, remedy.batch or batch
     count = max(1, sequences // size)
-    if count > 2**31 - 1:
+    if count > checks.INT32_MAX:
         _refuse("updates", "makes too many at this batch", f"{count} of {size} sequences", "at most 2**31 - 1")
     if remedy.search:
         size = SEARCH_BATCHES * size
@@ -200,20 +206,20 @@ def _refuse(argument: str, problem: str, got: Any, expected: str) -> None:
 def _arguments(remedy: Remedy, task: Task, width: int, depth: int | None, last: bool) -> dict[str, Any]:
     """The arguments of the model."""
     features = task.features if depth is None else task.length * task.features
-    own: dict[str, Any] = {"features": features, "width": width, "outputs": task.outputs}
-    own["activation"] = remedy.activation or "tanh"
+    given: dict[str, Any] = {"features": features, "width": width, "outputs": task.outputs}
+    given["activation"] = remedy.activation or "tanh"
     if remedy.cell != "lru":
-        own |= {"initialization": remedy.init or LAW, "gain": 1.0 if remedy.gain is None else remedy.gain}
+        given |= {"initialization": remedy.init or LAW, "gain": 1.0 if remedy.gain is None else remedy.gain}
     if depth is None:
-        own |= {"cell": remedy.cell or "elman", "depth": remedy.layers or 1, "readout": "last" if last else "every"}
-        own |= {"forget_bias": remedy.forget_bias, "chrono": remedy.chrono}
-        return own | ({} if remedy.rate is None else {"rate": remedy.rate})
-    own |= {"depth": depth, "kind": "residual" if remedy.residual or remedy.skipinit else "plain"}
-    own |= {"branch_scale": 0.0} if remedy.skipinit else {}
+        given |= {"cell": remedy.cell or "elman", "depth": remedy.layers or 1, "readout": "last" if last else "every"}
+        given |= {"forget_bias": remedy.forget_bias, "chrono": remedy.chrono}
+        return given | ({} if remedy.rate is None else {"rate": remedy.rate})
+    given |= {"depth": depth, "kind": "residual" if remedy.residual or remedy.skipinit else "plain"}
+    given |= {"branch_scale": 0.0} if remedy.skipinit else {}
     if remedy.norm:
-        own["normalization"], position = remedy.norm
-        own["position"] = position
-    return own
+        given["normalization"], position = remedy.norm
+        given["position"] = position
+    return given
 
 
 # Regularizers
@@ -224,18 +230,18 @@ def _omega(model: Any, batch: Batch, task: Task, form: str) -> Array:
     y = reading.outputs(model, batch.inputs)
     y_bar = reading.error_signal(task, batch, y)
 
-    def one(x: Array, y_bar: Array) -> Array:
+    def of_sequence(x: Array, y_bar: Array) -> Array:
         chain = reading.chain(model, x)
         return pascanu_omega(chain, reading.cotangent(model, chain.states, y_bar), form=form, mean=True)
 
-    return jnp.mean(jax.vmap(one)(batch.inputs, y_bar))
+    return jnp.mean(jax.vmap(of_sequence)(batch.inputs, y_bar))
 
 
 def _flossing(model: Any, sequences: Array, k: int) -> Array:
     """The mean squared exponent over the first steps of a few sequences."""
     steps = min(FLOSSED_STEPS, sequences.shape[1])
-    one = lambda x: flossing(reading.chain(model, x), k=k, transient=steps // 5)
-    return jnp.mean(jax.vmap(one)(sequences[:FLOSSED_SEQUENCES, :steps]))
+    of_sequence = lambda x: flossing(reading.chain(model, x), k=k, transient=steps // 5)
+    return jnp.mean(jax.vmap(of_sequence)(sequences[:FLOSSED_SEQUENCES, :steps]))
 
 
 def _floss(model: nnx.Module, task: Task, key: Array, k: int, updates: int) -> None:

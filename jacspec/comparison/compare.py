@@ -1,4 +1,4 @@
-"""The comparison: the same task, data, budget and seeds for every remedy, one row each, stored as soon as it is there.
+"""The comparison: the same task, data, budget and seeds for every remedy, one row each, stored as soon as it is done.
 
 A row is all seeds of a remedy, trained as one program. It is stored under a hash of everything that decides its
 numbers, written whole or not at all; a run that is killed goes on with the first row that is missing.
@@ -29,9 +29,6 @@ from jacspec.results import ResultError
 from jacspec.tasks import Task
 
 NAME = "compare"
-
-MOST = 2**31 - 1
-"""Of what is counted on the device."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,37 +61,39 @@ class Prepared:
         """
         if self.store is not None:
             files.probe(self.store)
-        with _reporter(progress, len(self.plans)) as say:
-            rows = tuple(self._row(one, say) for one in self.plans)
+        with _reporter(progress, len(self.plans)) as report:
+            rows = tuple(self._row(row_plan, report) for row_plan in self.plans)
         return Comparison(self.task.name, self.task.baseline, self.task.chance, self.settings, rows)
 
     @property
     def name(self) -> str:
         """The task and a hash of everything that decides the numbers."""
-        digest = _digest([self._config(one) for one in self.plans])
+        digest = _digest([self._config(row_plan) for row_plan in self.plans])
         return f"{re.split('[^A-Za-z0-9_-]', self.task.name)[0] or 'task'}-{digest[:8]}"
 
-    def _row(self, one: Plan, say: Callable[[str], None]) -> Row:
-        config = None if self.store is None else json.loads(json.dumps(self._config(one)))
+    def _row(self, row_plan: Plan, report: Callable[[str], None]) -> Row:
+        """The row from the store, or trained and stored."""
+        config = None if self.store is None else json.loads(json.dumps(self._config(row_plan)))
         name, first = f"row-{_digest(config)}", self.settings["first_seed"]
         found = None if self.store is None or config is None else _stored(self.store, name, config)
         if found is None:
-            found = train(one, range(first, first + self.settings["seeds"]))
+            found = train(row_plan, range(first, first + self.settings["seeds"]))
             if config is not None:
-                own = {"seed": first, "wall_time": found.seconds, "code": config["code"]}
-                results.save(name, found.arrays(), config, **own, root=self.store)
-            say(f"{one.remedy}: {found.seconds:.0f} s")
+                origin = {"seed": first, "wall_time": found.seconds, "code": config["code"]}
+                results.save(name, found.arrays(), config, **origin, root=self.store)
+            report(f"{row_plan.remedy}: {found.seconds:.0f} s")
         else:
-            say(f"{one.remedy}: stored")
-        return dataclasses.replace(found, remedy=str(one.remedy), law=one.law, parameters=one.parameters)
+            report(f"{row_plan.remedy}: stored")
+        words = {"remedy": str(row_plan.remedy), "law": row_plan.law, "parameters": row_plan.parameters}
+        return dataclasses.replace(found, **words)
 
-    def _config(self, one: Plan) -> dict[str, Any]:
+    def _config(self, row_plan: Plan) -> dict[str, Any]:
         """Everything that decides the numbers of a row."""
         return {
             "task": repr(self.task),
             "data": self.task.sha256,
-            "remedy": one.remedy.given(),
-            "code": _code() + one.remedy.own_code(),
+            "remedy": row_plan.remedy.given(),
+            "code": _code() + row_plan.remedy.own_code(),
             "x64": bool(jnp.zeros(()).dtype == jnp.float64),
             "records": RECORDS,
             "held_out": HELD_OUT,
@@ -186,10 +185,10 @@ def prepare(
     if not read:
         raise ValueError(checks.message(NAME, "remedies", "is empty", expected="one remedy or more"))
     texts = [str(r) for r in read]
-    if len({_known(r) for r in read}) < len(read):
+    if len({_changes(r) for r in read}) < len(read):
         raise ValueError(checks.message(NAME, "remedies", "has the same row twice", texts, "different remedies"))
     shared: dict[str, Any] = {
-        name: checks.integer(NAME, name, value, 1, MOST)
+        name: checks.integer(NAME, name, value, 1, checks.INT32_MAX)
         for name, value in {"width": width, "updates": updates, "batch": batch, "seeds": seeds}.items()
     }
     shared["first_seed"] = checks.integer(NAME, "first_seed", first_seed, 0, 2**32 - seeds, "Seeds lie in 0..2**32-1.")
@@ -198,29 +197,31 @@ def prepare(
     want = f"learning_rate > 0 within the range of float32, {low:.3g}..{high:.3g}"
     rate = checks.number(NAME, "learning_rate", learning_rate, want, lambda v: low <= v <= high)
     checks.one_of(NAME, "optimizer", optimizer, ("sgd", "adam"))
-    what = read_task(task, length)
-    if what.baseline == 0:
+    task = read_task(task, length)
+    if task.baseline == 0:
         hint = "Its targets are constant, or known beforehand."
-        raise ValueError(checks.message(NAME, "task", "has a baseline of 0: nothing to learn", what.name, hint=hint))
+        raise ValueError(checks.message(NAME, "task", "has a baseline of 0: nothing to learn", task.name, hint=hint))
     keys = ("width", "depth", "updates", "batch")
-    own = {key: shared[key] for key in keys} | {"learning_rate": float(rate), "rule": optimizer}
-    plans = tuple(plan(remedy, what, **own) for remedy in read)
-    for one in plans:
-        one.fits_memory(shared["seeds"])
+    budget = {key: shared[key] for key in keys} | {"learning_rate": float(rate), "rule": optimizer}
+    plans = tuple(plan(remedy, task, **budget) for remedy in read)
+    for row_plan in plans:
+        row_plan.fits_memory(shared["seeds"])
     folder = None if store is None else files.place(NAME, "store", store)
     if folder is not None:
         for remedy in read:
             remedy.own_code()
-    return Prepared(what, shared | {"learning_rate": float(rate), "optimizer": optimizer}, plans, folder)
+    return Prepared(task, shared | {"learning_rate": float(rate), "optimizer": optimizer}, plans, folder)
 
 
-def _known(remedy: Remedy) -> str:
-    """What a remedy changes, as JSON: a number that is none would be found out when the trained row is stored."""
+def _changes(remedy: Remedy) -> str:
+    """What a remedy changes, as JSON: refused here, a value that JSON cannot hold does not wait until the row is trained."""
     try:
         return json.dumps(remedy.given(), allow_nan=False)
     except (TypeError, ValueError) as error:
         want = "finite numbers and names"
-        raise ValueError(checks.message(NAME, "remedies", "has a value of no use", repr(remedy), want)) from error
+        raise ValueError(
+            checks.message(NAME, "remedies", "has a value that cannot be stored", repr(remedy), want)
+        ) from error
 
 
 def read_task(task: str | Task, length: int | None = None) -> Task:
@@ -235,7 +236,7 @@ def read_task(task: str | Task, length: int | None = None) -> Task:
         return task
     if not isinstance(task, str):
         want = "a name of jacspec.tasks, or a Task (which has its own length)"
-        raise TypeError(checks.message(NAME, "task", "is of no use", repr(task), want))
+        raise TypeError(checks.message(NAME, "task", "is no task", repr(task), want))
     name, *words = (word.strip() for word in task.split(","))
     options: dict[str, Any] = {} if length is None else {"length": length}
     for word in words:
@@ -246,7 +247,7 @@ def read_task(task: str | Task, length: int | None = None) -> Task:
     return tasks.get(name, **options)
 
 
-# The store, and what is said on the way
+# The store, and the report of progress
 
 
 def _digest(value: Any) -> str:
@@ -265,13 +266,13 @@ def _stored(store: Path, name: str, config: dict[str, Any]) -> Row | None:
 
 @functools.cache
 def _code() -> str:
-    """The hash of the package: what an older one computed is computed again."""
+    """The hash of the package's code: rows that other code computed are computed again."""
     return results.code_hash(Path(__file__).resolve().parents[1])
 
 
 @contextlib.contextmanager
 def _reporter(progress: bool | Callable[[str], None], rows: int) -> Iterator[Callable[[str], None]]:
-    """A function that says that a row is there."""
+    """A function that is called with a sentence when a row is done."""
     if callable(progress) or not progress:
         yield progress or (lambda _: None)
         return
@@ -281,8 +282,8 @@ def _reporter(progress: bool | Callable[[str], None], rows: int) -> Iterator[Cal
     with Progress(console=Console(stderr=True)) as bar:
         line = bar.add_task("comparing", total=rows)
 
-        def say(sentence: str) -> None:
+        def report(sentence: str) -> None:
             bar.console.print(sentence, highlight=False, markup=False, emoji=False)
             bar.advance(line)
 
-        yield say
+        yield report

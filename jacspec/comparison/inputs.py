@@ -1,4 +1,4 @@
-"""What is done to the data of a task before the network sees them: each makes another `Task` of the same answers."""
+"""Changes of a task's inputs before the network sees them: each makes another `Task` with the same answers."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,10 +14,10 @@ from jacspec.remedies.norm import parts_and_norm
 from jacspec.tasks import Batch, Task
 
 SAMPLE = 1024
-"""Training sequences that means and covariances are taken over."""
+"""Training sequences over which means and covariances are taken: a standard error of 1/32 of a deviation."""
 
 KEPT = 1e-6
-"""Directions with a smaller share of the total variance are taken for constant and left out by whitening."""
+"""Whitening leaves out directions with a smaller share of the variance: in float32 they are near rounding."""
 
 DUE_LAST = ("adding", "multiplication", "temporal_order", "permutation", "digits", "sunspots")
 """Tasks whose answer is due at the last step, by the first word of their names."""
@@ -51,8 +51,8 @@ def whitened(task: Task, *, whole: bool = False) -> Task:
     mean = x.mean(axis=0)
     variance, V = jnp.linalg.eigh(matmul((x - mean).T, x - mean) / len(x))
     kept = variance > KEPT * variance.sum()
-    root = jnp.where(kept, jnp.where(kept, variance, 1) ** -0.5, 0)
-    W = matmul(V * root, V.T)
+    inverse_root = jnp.where(kept, jnp.where(kept, variance, 1) ** -0.5, 0)
+    W = matmul(V * inverse_root, V.T)
     return _mapped(task, whole, lambda c, x: matmul(jnp.ldexp(x, -c[0]) - c[1], c[2]), (exponent, mean, W))
 
 

@@ -18,10 +18,10 @@ from jacspec.tasks import Batch, Task
 from jacspec.training import reading
 
 LEADING = 4
-"""Exponents."""
+"""Number of exponents that are measured."""
 
 SEQUENCES = 8
-"""Over which exponents and slopes are averaged; with BatchNorm the batch is one state instead."""
+"""Sequences over which exponents and slopes are averaged; with BatchNorm the whole batch is one state instead."""
 
 
 @pytree
@@ -50,27 +50,29 @@ class Measure:
         if reading.joint(model):
             return self._measured(model, batch.inputs, batch)
         few = jax.tree.map(lambda a: a[:SEQUENCES], batch)
-        one = lambda b: self._measured(model, b.inputs[0], b)
-        each = jax.vmap(lambda b: one(jax.tree.map(lambda a: a[None], b)))(few)
+        singles = jax.tree.map(lambda a: a[:, None], few)  # batches of one
+        each = jax.vmap(lambda single: self._measured(model, single.inputs[0], single))(singles)
         return jax.tree.map(lambda a: jnp.mean(a, axis=0), each)
 
     def _measured(self, model: Any, x: Array, batch: Batch) -> dict[str, Array]:
         over_time = reading.over_time(model)
-        chain, cotangent = (self._time if over_time else self._depth)(model, x, batch)
+        chain, cotangent = (self._over_time if over_time else self._over_depth)(model, x, batch)
         T, n = chain.length, chain.shape[0]
         k = min(LEADING, n)
         if T == 0:
             return {"exponents": jnp.full(k, jnp.nan), "slope": jnp.asarray(jnp.nan)}
         found = lyapunov_exponents(chain, k=k, transient=T // 5)
-        exponents = reading.known(found.exponents, found)
+        exponents = reading.resolved_or_nan(found.exponents, found)
         return {"exponents": exponents, "slope": slope(log_gradient_norms(chain, cotangent))}
 
-    def _time(self, model: Any, x: Array, batch: Batch) -> tuple[JacobianChain, Any]:
+    def _over_time(self, model: Any, x: Array, batch: Batch) -> tuple[JacobianChain, Any]:
+        """The chain of a sequence x (T, features), and dE/dh_t."""
         chain = reading.chain(model, x)
         y_bar = reading.error_signal(self.task, batch, reading.outputs(model, x[None]))[0]
         return chain, reading.cotangent(model, chain.states, y_bar)
 
-    def _depth(self, model: Any, x: Array, batch: Batch) -> tuple[JacobianChain, Array]:
+    def _over_depth(self, model: Any, x: Array, batch: Batch) -> tuple[JacobianChain, Array]:
+        """The chain between the first layer and the readout at x, (T, features) or a whole batch, and dE/dh at its end."""
         vectors = x.reshape(len(x), -1) if x.ndim == 3 else x.ravel()
         first, *hidden, head = model.layers(vectors)
         start = first(vectors)

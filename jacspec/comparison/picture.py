@@ -10,7 +10,7 @@ from jacspec.comparison.table import wilson
 if TYPE_CHECKING:
     from jacspec.comparison.table import Comparison
 
-BEFORE, AFTER = plotting.COLORS[1], plotting.COLORS[2]
+BEFORE, AFTER = plotting.COLORS[1], plotting.COLORS[2]  # training
 POINT = {"linestyle": "none", "markersize": 3.5}
 
 

@@ -122,7 +122,7 @@ class Remedy:
 
     def given(self) -> dict[str, Any]:
         """The fields that it changes, as JSON values."""
-        left_open = lambda value: value is None or value is False or value == ()  # and not 0 == False
+        left_open = lambda value: value is None or value is False or value == ()  # 0 is a value, though 0 == False
         plain = dataclasses.asdict(self)
         return {name: value for name, value in plain.items() if name != "text" and not left_open(value)}
 
@@ -178,16 +178,22 @@ def _consistent(r: Remedy) -> None:
     if r.chrono is not None and r.forget_bias is not None:
         raise refused(r.text, "contradicts itself", "'chrono' and 'forget_bias' set the same bias", "one of them")
     if r.rate is not None and (cell != "leaky_elman" or r.rate > 1):
-        raise refused(r.text, "is of no meaning", f"rate={r.rate:g} with '{cell}'", "leaky_elman and a rate in (0, 1]")
+        raise refused(
+            r.text,
+            "sets no rate that the cell has",
+            f"rate={r.rate:g} with '{cell}'",
+            "leaky_elman and a rate in (0, 1]",
+        )
     if cell == "lru" and (r.init or r.gain is not None):
         raise refused(r.text, "contradicts itself", "'lru' has a law of its own", "no 'init' and no 'gain'")
     law = r.init or ""
-    if law.startswith("critical") and over_time and not _critical(law, cell, r):
+    if law.startswith("critical") and over_time and not _has_critical_point(law, cell, r):
         want = "elman, lstm without chrono, or gru without chrono (critical_orthogonal: elman)"
         raise refused(r.text, "contradicts itself", f"'{law}' is not known for '{cell}' here", want)
 
 
-def _critical(law: str, cell: str, r: Remedy) -> bool:
+def _has_critical_point(law: str, cell: str, r: Remedy) -> bool:
+    """Whether theory knows the edge of chaos of the cell, and of this law."""
     known = FAMILIES[cell].critical is not None and r.chrono is None
     return known and (law == "critical" or cell == "elman")
 
@@ -200,7 +206,7 @@ def _written(remedy: Remedy, name: str) -> str:
 
 
 def fits(remedy: Remedy, *, deep: bool, batch: int) -> None:
-    """Raise ValueError if a remedy is of no meaning for this kind of network.
+    """Raise ValueError if a remedy changes what this kind of network does not have.
 
     Args:
         remedy: the remedy.

@@ -43,24 +43,25 @@ def search(plan: Plan, seeds: range, held_out: int) -> Search:
     task = plan.seen
     stack = lambda trees: jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
     parameters = stack([nnx.state(model, nnx.Param) for model in start])
-    judged = task.evaluation(jax.random.key(2**32 - 1), held_out)
+    judged = task.evaluation(jax.random.key(2**32 - 1), held_out)  # the same for all seeds
 
     def loss(p: Any, batch: Any) -> tuple[Array, Array]:
         y = reading.outputs(nnx.merge(graph, p, rest, copy=True), batch.inputs)
-        asked = reading.asked(batch, y.shape[1])
-        return task.loss(y, asked), jnp.mean(task.wrong(y, asked))
+        answered = reading.last_steps(batch, y.shape[1])
+        return task.loss(y, answered), jnp.mean(task.wrong(y, answered))
 
-    def one(p: Any, key: Array) -> Any:
-        draw, go = jax.random.split(key)
-        sample = task.sample(draw, plan.batch)
+    def searched(p: Any, key: Array) -> Any:
+        """What one seed finds, and the loss and the fraction wrong of that and of the start."""
+        sample_key, search_key = jax.random.split(key)
+        sample = task.sample(sample_key, plan.batch)
         found = remedies.evolve(
-            lambda p: loss(p, sample)[0], p, go,
+            lambda p: loss(p, sample)[0], p, search_key,
             algorithm=str(plan.remedy.search), population=POPULATION, generations=plan.updates,
         ).parameters  # fmt: skip
         return found, loss(found, judged), loss(p, judged)
 
     keys = stack([jax.random.key(seed) for seed in seeds])
-    found, after, before = jax.jit(jax.vmap(one))(parameters, keys)
+    found, after, before = jax.jit(jax.vmap(searched))(parameters, keys)
     models = [
         nnx.merge(graph, jax.tree.map(lambda leaf, i=i: leaf[i], found), rest, copy=True) for i in range(len(seeds))
     ]

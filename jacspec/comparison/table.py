@@ -1,4 +1,4 @@
-"""What the seeds of a row say together, as numbers, as a table on the terminal, and as CSV and JSON."""
+"""A comparison over its seeds: as numbers, as a table on the terminal, and as CSV and JSON."""
 
 import csv
 import dataclasses
@@ -148,7 +148,7 @@ COLUMNS = (
 )
 
 
-def cells(s: Summary) -> list[str]:
+def line_texts(s: Summary) -> list[str]:
     """The texts of one line of the table; * stands beside medians that leave out runs whose value is not resolved."""
     mark = "*" * bool(s.unresolved)
     return [
@@ -199,7 +199,7 @@ def _rich_table(comparison: "Comparison", *, wide: bool) -> "Table":
             justify="left" if words else "right", no_wrap=name != "initial law" if wide else not words,
         )  # fmt: skip
     for line in lines:
-        texts = cells(line)
+        texts = line_texts(line)
         if not wide:
             texts[2:] = [text.replace(" (", "\n").replace(" > ", "\n").rstrip(")") for text in texts[2:]]
         table.add_row(*map(Text, texts))

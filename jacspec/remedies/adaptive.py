@@ -161,7 +161,7 @@ def zclip(
     z_threshold, eps = threshold(name, "z_threshold", z_threshold), threshold(name, "eps", eps)
     ceiling = math.inf if max_norm is None else threshold(name, "max_norm", max_norm)
     alpha = _inside(name, "decay", decay, 1)
-    warm_up = checks.integer(name, "warm_up", warm_up, 2, 2**31 - 1)
+    warm_up = checks.integer(name, "warm_up", warm_up, 2, checks.INT32_MAX)
 
     def rule(leaves, weights, whole, memory):
         del weights
@@ -233,7 +233,7 @@ def autoclip(percentile: float = 10.0, *, window: int = 1000) -> optax.GradientT
     """
     name = "remedies.autoclip"
     fraction = _inside(name, "percentile", percentile, 100, closed=True) / 100
-    window = checks.integer(name, "window", window, 1, 2**31 - 1)
+    window = checks.integer(name, "window", window, 1, checks.INT32_MAX)
     affordable(name, "window", window, window, "its norms")
 
     def rule(leaves, weights, whole, memory):

@@ -156,9 +156,9 @@ def _options(
     """Raise for what the search would choke on; `std` and `rate` as floats."""
     if n == 0:
         raise ValueError(checks.message(name, "parameters", "is empty", "n=0", "n >= 1"))
-    checks.integer(name, "population", population, 4, 2**31 - 1)
+    checks.integer(name, "population", population, 4, checks.INT32_MAX)
     affordable(name, "population", population, population * n, "their parameters")
-    checks.integer(name, "generations", generations, 1, 2**31 - 1)
+    checks.integer(name, "generations", generations, 1, checks.INT32_MAX)
     affordable(name, "generations", generations, 2 * generations, "their losses")
     std, rate = threshold(name, "std", std), threshold(name, "learning_rate", rate)
     for argument, value in (("std", std), ("learning_rate", rate)):

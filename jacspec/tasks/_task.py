@@ -136,7 +136,7 @@ class Task:
 
     def _drawn(self, draw: Draw, method: str, key: Any, argument: str, count: Any) -> Batch:
         name = f"tasks.Task.{method}"
-        count = checks.integer(name, argument, count, 1, 2**31 - 1)
+        count = checks.integer(name, argument, count, 1, checks.INT32_MAX)
         affordable(name, argument, count, count * self.length * self.features, "their inputs")
         return _drawn(draw, self.data, checks.key(name, key), count)
 

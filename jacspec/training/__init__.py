@@ -1,6 +1,6 @@
 """Training: `fit` for one seed, `fit_seeds` for many at once, probes on the way, and the trace of an explosion.
 
-`Model`, `ChainModel`, `ReadModel`, `Regularizer` and `Probe` are protocols: what is asked of the user's own.
+`Model`, `ChainModel`, `ReadModel`, `Regularizer` and `Probe` are protocols: what the user's own must have.
 """
 
 from jacspec.training.fit import Fit as Fit

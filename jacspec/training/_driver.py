@@ -1,4 +1,4 @@
-"""The side of a training that the host sees: dispatch after dispatch, with the record, the log and the checkpoint."""
+"""The part of a training that runs on the host: one dispatch after another, with records, log and checkpoint."""
 
 import contextlib
 import dataclasses
@@ -28,7 +28,7 @@ class Training:
     """The states of all seeds, stacked, and their records so far.
 
     Args:
-        name: the public function that asks.
+        name: the public function that is called, for messages.
         models: one for every seed, of equal shapes.
         task: what they learn.
         optimizer: any Optax transformation.
@@ -49,7 +49,7 @@ class Training:
         graph, parameters, rest = _stacked(name, models)
         self.program = Program(graph, optimizer, options)
         self.keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-        first = _one((parameters, rest, self.keys), 0)
+        first = _of_seed((parameters, rest, self.keys), 0)
         _trial.program(name, self.program, first, task)
         _trial.values(name, self.program, first[-1], task, getattr(models[0], "dtype", None))
         self.states: State = self._over_seeds(self.program.start, 3)(parameters, rest, self.keys, task)
@@ -61,7 +61,7 @@ class Training:
         if len(self.seeds) > 1:
             return jax.jit(lambda *a: jax.vmap(f, in_axes=(0,) * mapped + (None,) * (len(a) - mapped))(*a))
         lift = lambda tree: jax.tree.map(lambda leaf: leaf[None], tree)
-        return jax.jit(lambda *a: lift(f(*_one(a[:mapped], 0), *a[mapped:])))
+        return jax.jit(lambda *a: lift(f(*_of_seed(a[:mapped], 0), *a[mapped:])))
 
     def run(self) -> None:
         """Train until every seed has stopped or has done its updates."""
@@ -88,7 +88,7 @@ class Training:
             self.done, self.states, self.records = found
         past, begun = self.seconds, time.perf_counter()
         stops = itertools.chain([0], range(o.every, o.updates, o.every), [o.updates])
-        with _log(o.log, self) as write, _bar(o, self.done) as show:
+        with _log(o.log, self) as write_record, _bar(o, self.done) as show_progress:
             for stop in itertools.dropwhile(lambda stop: stop <= self.done, stops):
                 running = np.flatnonzero(np.asarray(self.states.status) == RUNNING)
                 if not len(running):
@@ -100,13 +100,13 @@ class Training:
                 record = jax.device_get(counts | judged | trained)
                 seconds = np.asarray(past + time.perf_counter() - begun)
                 for i in map(int, running):
-                    self.records[i].append(_one(record, i) | {"seconds": seconds})
-                    write(i)
+                    self.records[i].append(_of_seed(record, i) | {"seconds": seconds})
+                    write_record(i)
                     if o.callback is not None and o.callback({"seed": self.seeds[i], **self.records[i][-1]}):
                         status = self.states.status.at[i].set(STOPPED)
                         self.states = dataclasses.replace(self.states, status=status)
                 self.done = stop
-                show(stop, record["loss"][running])
+                show_progress(stop, record["loss"][running])
                 if store is not None:
                     store.save(self.done, self.states, self.records)
 
@@ -116,7 +116,7 @@ class Training:
         return max((float(rows[-1]["seconds"]) for rows in self.records if rows), default=0.0)
 
     def _fingerprint(self) -> dict[str, str]:
-        return fingerprint(self.program, _one(self.states, 0), self.states, self.keys, self.task, self.config())
+        return fingerprint(self.program, _of_seed(self.states, 0), self.states, self.keys, self.task, self.config())
 
     def config(self) -> dict[str, Any]:
         """Task, seeds and what decides the numbers beside functions, for the log and the checkpoint."""
@@ -137,12 +137,13 @@ def _stacked(name: str, models: Sequence[nnx.Module]) -> tuple[Any, Any, Any]:
     return parts[0][0], stack(*(part[1] for part in parts)), stack(*(part[2] for part in parts))
 
 
-def _one(tree: Any, i: int) -> Any:
+def _of_seed(tree: Any, i: int) -> Any:
+    """What belongs to seed number i, of leaves with a leading axis of seeds."""
     return jax.tree.map(lambda leaf: leaf[i], tree)
 
 
-def _nothing(*arguments: Any) -> None:
-    """Where nobody listens."""
+def _ignore(*arguments: Any) -> None:
+    """In place of a log or a progress bar that is not wanted."""
     del arguments
 
 
@@ -150,7 +151,7 @@ def _nothing(*arguments: Any) -> None:
 def _log(path: Any, training: Training) -> Iterator[Any]:
     """A function that appends the last record of a seed; the header and the records of an earlier part go first."""
     if path is None:
-        yield _nothing
+        yield _ignore
         return
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with Path(path).open("w", encoding="utf-8") as stream:
@@ -170,7 +171,7 @@ def _log(path: Any, training: Training) -> Iterator[Any]:
 def _bar(options: Options, done: int) -> Iterator[Any]:
     """A function of the updates done and the loss that moves a progress bar, where there is one."""
     if not options.progress:
-        yield _nothing
+        yield _ignore
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 

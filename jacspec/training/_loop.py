@@ -26,12 +26,13 @@ from jacspec.training._options import Options
 RUNNING, EXPLODED, SOLVED, STOPPED = range(4)
 
 REMEMBERED = 32
-"""Losses of which the median is taken."""
+"""Training losses whose median a jump is measured by: enough that one outlier does not move it."""
 
 STREAM = 2**32 - 1
-"""Folded into the key of the seed: `nnx.Rngs(seed)` counts its own draws from 0."""
+"""Folded into the key of the seed, so that no draw of `nnx.Rngs(seed)`, which folds in 0, 1, ..., makes the same key."""
 
 TRAINING, HELD_OUT = range(2)
+"""Folded in after it: which of the two kinds of batches is drawn."""
 
 
 @pytree
@@ -111,28 +112,32 @@ class Program:
         return value, rest
 
     def reference(self, state: State, task: Task) -> Array:
-        """The loss that a jump is measured by; NaN before the first."""
+        """The loss that a jump is compared with; NaN before the first update."""
         return jnp.maximum(jnp.nanmedian(state.recent), task.baseline)
 
     def jumped(self, state: State, task: Task, loss: Array) -> Array:
-        """Whether a finite loss is an explosion; never while there is nothing to compare with, or that is 0."""
+        """Whether a finite loss is an explosion; never while there is no reference, or a reference of 0."""
         reference = self.reference(state, task)
         return jnp.isfinite(loss) & (reference > 0) & (loss > self.options.jump * reference)
 
-    def updated(self, state: State, task: Task, batch: Batch, loss: Array, g: Any) -> tuple[Any, RejectState]:
-        """What the guarded optimizer makes of a gradient: the updates and its next state."""
-        return self.optimizer.update(g, state.optimizer, state.parameters, **self.extra(state, task, batch, loss, g))
+    def guarded_update(self, state: State, task: Task, batch: Batch, loss: Array, g: Any) -> tuple[Any, RejectState]:
+        """The updates and the next state of the guarded optimizer."""
+        return self.optimizer.update(
+            g, state.optimizer, state.parameters, **self.extra_arguments(state, task, batch, loss, g)
+        )
 
-    def moved(self, state: State, task: Task, batch: Batch, loss: Array, g: Any) -> tuple[Any, Any, list[Array]]:
-        """The same without the guard: updates, parameters, and the numbers of the next state that were finite."""
+    def unguarded_update(
+        self, state: State, task: Task, batch: Batch, loss: Array, g: Any
+    ) -> tuple[Any, Any, list[Array]]:
+        """Without the guard: updates, new parameters, and those numbers of the next state that are finite in this one."""
         old, inner = state.optimizer.inner, optax.with_extra_args_support(self.transformation)
-        updates, new = inner.update(g, old, state.parameters, **self.extra(state, task, batch, loss, g))
+        updates, new = inner.update(g, old, state.parameters, **self.extra_arguments(state, task, batch, loss, g))
         pairs = zip(floating(old), floating(new), strict=True)
         finite = [jnp.where(jnp.isfinite(a), b, 0) for a, b in pairs]
         return updates, optax.apply_updates(state.parameters, updates), finite
 
-    def extra(self, state: State, task: Task, batch: Batch, loss: Array, g: Any) -> dict[str, Any]:
-        """What some optimizers ask for beside the gradient."""
+    def extra_arguments(self, state: State, task: Task, batch: Batch, loss: Array, g: Any) -> dict[str, Any]:
+        """The keywords that some optimizers take beside the gradient."""
         return {"value": loss, "grad": g, "value_fn": lambda p: self.loss(p, state.rest, task, batch)[0]}
 
     def step(self, state: State, key: Array, task: Task) -> tuple[State, dict[str, Array]]:
@@ -140,9 +145,9 @@ class Program:
         batch = self.drawn(state.update, key, task)
         gradient = jax.value_and_grad(self.loss, has_aux=True)
         (loss, rest), g = gradient(state.parameters, state.rest, task, batch)
-        fine = jnp.isfinite(loss) & all_finite(rest)
-        shown = jax.tree.map(lambda leaf: jnp.where(fine, leaf, jnp.nan), g)  # the one door rejects what is not fine
-        updates, optimizer = self.updated(state, task, batch, loss, shown)
+        finite = jnp.isfinite(loss) & all_finite(rest)
+        masked = jax.tree.map(lambda leaf: jnp.where(finite, leaf, jnp.nan), g)  # so that the guard rejects the update
+        updates, optimizer = self.guarded_update(state, task, batch, loss, masked)
         report = optimizer.report
 
         jumped = self.jumped(state, task, loss)
@@ -168,19 +173,19 @@ class Program:
         }
 
     def advance(self, state: State, key: Array, task: Task, stop: Array) -> tuple[State, dict[str, Array]]:
-        """Updates until `stop` of them are done in all or the status changes, and their sums."""
+        """The state after `stop` updates in all, or where its status changes, and the means over these updates."""
         dtype = state.recent.dtype
         zero = jnp.zeros((), dtype)
         sums = {"updates": zero, "loss": zero, "norm": zero, "clipped": zero, "log_norm": zero - jnp.inf}
 
         def body(carry):
             state, sums = carry
-            state, one = self.step(state, key, task)
-            top = jnp.maximum(sums["log_norm"], one["log_norm"])
-            return state, {name: sums[name] + one[name] for name in sums} | {"log_norm": top}
+            state, record = self.step(state, key, task)
+            top = jnp.maximum(sums["log_norm"], record["log_norm"])
+            return state, {name: sums[name] + record[name] for name in sums} | {"log_norm": top}
 
-        going = lambda carry: (carry[0].status == RUNNING) & (carry[0].update < stop)
-        state, sums = lax.while_loop(going, body, (state, sums))
+        unfinished = lambda carry: (carry[0].status == RUNNING) & (carry[0].update < stop)
+        state, sums = lax.while_loop(unfinished, body, (state, sums))
         count = jnp.where(sums["updates"] > 0, sums["updates"], jnp.nan)
         return state, {
             "training_loss": sums["loss"] / count,
@@ -190,17 +195,17 @@ class Program:
         }
 
     def judge(self, parameters: Any, rest: Any, key: Array, task: Task) -> dict[str, Array]:
-        """The held-out loss, the fraction of sequences wrong, and what the probes say.
+        """The held-out loss, the fraction of sequences wrong, and the results of the probes.
 
-        It knows no optimizer: all trainings of equal models and tasks share this program.
+        The optimizer is no argument: trainings that differ in it share this compiled program.
         """
         held = task.evaluation(stream(key, HELD_OUT), self.options.held_out)
         model = self._merged(parameters, rest)
         model.eval()
         y = reading.outputs(model, held.inputs)
-        asked = reading.asked(held, y.shape[1])
-        record = {"loss": task.loss(y, asked)}
-        record["metric"] = jnp.mean(task.wrong(y, asked), dtype=record["loss"].dtype)
+        answered = reading.last_steps(held, y.shape[1])
+        record = {"loss": task.loss(y, answered)}
+        record["metric"] = jnp.mean(task.wrong(y, answered), dtype=record["loss"].dtype)
         few = jax.tree.map(lambda a: a[: self.options.batch], held)
         for probe in self.options.probes:
             record |= jax.tree.map(jnp.asarray, probe(self._merged(parameters, rest), few))

@@ -1,4 +1,4 @@
-"""The forward and the backward pass of a batch over the states of a model, row by row: where they first fail.
+"""The forward and the backward pass of a batch over the states of a model, row by row, and where they first fail.
 
 The backward pass is that of `jacspec.adjoints`: in logs, so that it goes on where floating point has overflowed and
 says at which step that was.
@@ -21,24 +21,24 @@ from jacspec.training import reading
 
 
 class Passes:
-    """A model with the batch that it meets; both passes of all rows are one program each.
+    """A model and a batch; each pass is one compiled program for all rows.
 
     Args:
-        model: any; where it has no ``chain`` only the outputs are known.
+        model: any; where it has no ``chain``, only its outputs can be looked at.
         task: for its loss.
         batch: of finite numbers.
     """
 
     def __init__(self, model: Any, task: Task, batch: Batch):
         self.model, self.batch = model, batch
-        self.known = callable(getattr(model, "chain", None))
+        self.has_chain = callable(getattr(model, "chain", None))
         self.over_time, self.joint = reading.over_time(model), reading.joint(model)
         graph, variables = nnx.split(model)
         run = jax.jit(lambda v, x: reading.outputs(nnx.merge(graph, v, copy=True), x))
         self.y = run(variables, batch.inputs)
         self.y_bar = reading.error_signal(task, batch, self.y)
-        asked = reading.asked(batch, self.y.shape[1])
-        self.losses = jnp.sum(asked.weights * task.step_losses(self.y, asked), axis=1)
+        answered = reading.last_steps(batch, self.y.shape[1])
+        self.losses = jnp.sum(answered.weights * task.step_losses(self.y, answered), axis=1)
 
     def _chain(self, inputs: Array) -> JacobianChain:
         return reading.chain(self.model, inputs, **({"store": False} if self.over_time else {}))
@@ -50,9 +50,9 @@ class Passes:
 
     def forward(self) -> dict[str, Any]:
         """The first state that is not finite, or else the first output, or else the loss."""
-        if self.known:
-            both = lambda chain: (chain.states, chain.first_nonfinite)
-            states, first = self._rows(lambda x: both(self._chain(x)), self.batch.inputs)
+        if self.has_chain:
+            look = lambda chain: (chain.states, chain.first_nonfinite)
+            states, first = self._rows(lambda x: look(self._chain(x)), self.batch.inputs)
             if (failed := np.asarray(first) > 0).any():
                 row = int(np.argmin(np.where(failed, first, np.inf)))
                 return self._failed(row, int(first[row]), _row(states, row))
@@ -61,7 +61,7 @@ class Passes:
             row = int(np.argmax(~np.isfinite(np.asarray(self.losses))))
             return {"where": f"row {row}: the outputs are finite, their loss is not", "row": row}
         row, step = int(bad[0][0]), int(bad[0][1]) + self.batch.inputs.shape[1] - self.y.shape[1]
-        of = "the readout of finite states" if self.known else "the output"
+        of = "the readout of finite states" if self.has_chain else "the output"
         return {"where": f"row {row}, step {step}: {of} is not finite", "row": row, "step": step}
 
     def _failed(self, row: int, s: int, states: Any) -> dict[str, Any]:
@@ -79,15 +79,15 @@ class Passes:
     def _backward(self) -> tuple[Any, Adjoints]:
         """The states and their gradients, for every row."""
 
-        def ask(x: Array, y_bar: Array) -> tuple[Any, Adjoints]:
+        def of_row(x: Array, y_bar: Array) -> tuple[Any, Adjoints]:
             chain = self._chain(x)
             return chain.states, adjoints(chain, reading.cotangent(self.model, chain.states, y_bar))
 
-        return self._rows(ask, self.batch.inputs, self.y_bar)
+        return self._rows(of_row, self.batch.inputs, self.y_bar)
 
     def backward(self) -> dict[str, Any] | None:
         """The state whose gradient is the first, from the end, beyond floating point; None if there is none."""
-        if not self.known:
+        if not self.has_chain:
             return None
         states, found = self._backward()
         sizes = np.stack([_largest(_row(found.directions, row)) for row in range(len(found.log_norms))])
@@ -108,7 +108,7 @@ class Passes:
         """Where the gradient of the row with the largest loss grows most in one step."""
         row = int(np.argmax(np.asarray(self.losses)))
         text = f"the loss {loss:.4g} is {loss / reference:.3g} times what it was ({reference:.3g})"
-        if not self.known:
+        if not self.has_chain:
             return {"where": f"row {row}: {text}", "row": row}
         states, found = self._backward()
         which = 0 if self.joint else row
@@ -126,7 +126,7 @@ class Passes:
         return float(np.log(float(jnp.finfo(self.y.dtype).max)))
 
     def _layers(self, h: Any) -> tuple[Any, ...]:
-        """The states of the layers, lowest first; one layer where the model tells of none."""
+        """The states of the layers, lowest first; a model without ``layer_states`` counts as one layer."""
         return getattr(self.model, "layer_states", lambda h: (h,))(h)
 
     def _first_layer(self, h: Any) -> int:
@@ -171,11 +171,11 @@ def _largest(directions: Any) -> np.ndarray:
 
 def _grown(states: Any, gradients: Any) -> dict[str, np.ndarray]:
     """The log norms of the states, NaN where they are not finite, and those of the gradients."""
-    sizes = [float(rescale(h[:, None])[1][0] + log) for h, log in map(_brought_down, _flat(states))]
+    sizes = [float(rescale(h[:, None])[1][0] + log) for h, log in map(_scaled_to_one, _flat(states))]
     return {"state_log_norms": np.asarray(sizes), "gradient_log_norms": np.asarray(gradients)}
 
 
-def _brought_down(h: Array) -> tuple[Array, Array]:
+def _scaled_to_one(h: Array) -> tuple[Array, Array]:
     """A vector of largest entry 1, whose norm cannot overflow, and the log of what it was divided by."""
     top = jnp.max(jnp.abs(h))
     top = jnp.where(top > 0, top, 1)

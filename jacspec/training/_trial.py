@@ -1,4 +1,4 @@
-"""What the user brings to `jacspec.training.fit`, called once on shapes alone: refused before anything is trained."""
+"""Task, model, optimizer and functions of the user's, called once on shapes alone and refused before anything is trained."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,12 +13,12 @@ from jacspec._ground.memory import free_bytes
 from jacspec.tasks import Batch, Task
 from jacspec.training import reading
 from jacspec.training._loop import HELD_OUT, Program, State, stream
-from jacspec.training._told import tried
+from jacspec.training._user_code import output_shapes
 
 MODEL = "model(inputs) -> outputs, (batch, T, features) -> (batch, T, outputs) or (batch, outputs)"
-TAKEN = {"update", "loss", "metric", "rejected", "training_loss", "gradient_norm", "log_gradient_norm", "clip_rate"}
-TAKEN |= {"seed", "seconds"}
-"""Names in a record."""
+RESERVED = {"update", "loss", "metric", "rejected", "training_loss", "gradient_norm", "log_gradient_norm", "clip_rate"}
+RESERVED |= {"seed", "seconds"}
+"""Names in a record, which a probe may not use."""
 
 
 def data(name: str, task: Task, counts: dict[str, int]) -> None:
@@ -32,18 +32,18 @@ def data(name: str, task: Task, counts: dict[str, int]) -> None:
     want = (2, T, task.features), (2, T) if classes else (2, T, n), (2, T)
     kinds = checks.REAL, (jnp.integer,) if classes else checks.REAL, (jnp.floating,)
     for draw in (task.sample, task.evaluation):
-        found = tried(name, "task", form, lambda draw=draw: draw(jax.random.key(0), 2))
+        found = output_shapes(name, "task", form, lambda draw=draw: draw(jax.random.key(0), 2))
         if not isinstance(found, Batch):
             raise TypeError(checks.message(name, "task", "draws no Batch", type(found).__name__, form))
         for field, shape, kind, a in zip(Batch._fields, want, kinds, found, strict=True):
             if getattr(a, "shape", None) != shape or not any(jnp.issubdtype(a.dtype, k) for k in kind):
                 got = f"{getattr(a, 'dtype', type(a).__name__)}{getattr(a, 'shape', '')}"
-                what = f"{' or '.join(k.__name__ for k in kind)} numbers of shape {shape}"
-                raise ValueError(checks.message(name, "task", f"draws {field} of another form", got, what))
-        one = sum(a.size * a.dtype.itemsize for a in found) / 2
+                expected = f"{' or '.join(k.__name__ for k in kind)} numbers of shape {shape}"
+                raise ValueError(checks.message(name, "task", f"draws {field} of another form", got, expected))
+        bytes_each = sum(a.size * a.dtype.itemsize for a in found) / 2
         for argument, count in counts.items():
-            if count * one > (free := free_bytes()):
-                got = f"{count} sequences, {count * one / 2**30:.3g} GiB"
+            if count * bytes_each > (free := free_bytes()):
+                got = f"{count} sequences, {count * bytes_each / 2**30:.3g} GiB"
                 want = f"less than the free {free / 2**30:.3g} GiB"
                 raise ValueError(checks.message(name, argument, "does not fit into memory", got, want))
 
@@ -71,7 +71,7 @@ def model(name: str, model: Any, task: Task, batch: int) -> None:
     if not jax.tree.leaves(nnx.state(model, nnx.Param)):
         want = "a flax.nnx.Module whose weights are nnx.Param"
         raise ValueError(checks.message(name, "model", "has no parameters", type(model).__name__, want))
-    y = tried(name, "model", MODEL, lambda s, x: reading.answers(nnx.merge(graph, s, copy=True), x), state, x)
+    y = output_shapes(name, "model", MODEL, lambda s, x: reading.answers(nnx.merge(graph, s, copy=True), x), state, x)
     if not hasattr(y, "shape") or not jnp.issubdtype(y.dtype, jnp.floating):
         got = f"dtype {y.dtype}" if hasattr(y, "dtype") else type(y).__name__
         raise TypeError(checks.message(name, "model", "returns no floating array", got, MODEL))
@@ -86,7 +86,7 @@ def model(name: str, model: Any, task: Task, batch: int) -> None:
 
 
 def values(name: str, program: Program, key: Any, task: Task, dtype: Any) -> None:
-    """Refuse numbers of the first batch, or of the held-out one, that mean nothing.
+    """Refuse a first batch, or a held-out one, that nothing can be learned from.
 
     Raises:
         ValueError: for inputs that are finite and not in the dtype of the model, classes that there are not, or where
@@ -112,7 +112,7 @@ def program(name: str, program: Program, first: tuple[Any, Any, Any], task: Task
     """Refuse a regularizer, probes or an optimizer that cannot be part of a compiled loop.
 
     Args:
-        name: the public function that asks.
+        name: the public function that is called, for messages.
         program: of the training.
         first: parameters, other variables and key of one seed.
         task: what is learned.
@@ -126,12 +126,12 @@ def program(name: str, program: Program, first: tuple[Any, Any, Any], task: Task
     merged = lambda f: lambda p, r, b: f(nnx.merge(program.graph, p, r, copy=True), b)
     if program.options.regularizer is not None:
         form = "regularizer(model, batch) -> real scalar"
-        out = tried(name, "regularizer", form, merged(program.options.regularizer), parameters, rest, batch)
+        out = output_shapes(name, "regularizer", form, merged(program.options.regularizer), parameters, rest, batch)
         if not checks.is_real(out) or out.shape != ():
             raise TypeError(checks.message(name, "regularizer", "returns no number", _form(out), form))
     _probes(name, [merged(probe) for probe in program.options.probes], parameters, rest, batch)
-    ask = lambda p, r, b: program.loss(p, r, task, b)
-    loss, after = tried(name, "model", MODEL, ask, parameters, rest, batch)
+    loss_of = lambda p, r, b: program.loss(p, r, task, b)
+    loss, after = output_shapes(name, "model", MODEL, loss_of, parameters, rest, batch)
     if (old := _form(rest)) != (new := _form(after)):
         hint = "Make every variable in __init__, in the form that it keeps."
         raise ValueError(checks.message(name, "model", "changes the form of its variables", new, old, hint))
@@ -139,24 +139,31 @@ def program(name: str, program: Program, first: tuple[Any, Any, Any], task: Task
     def update(p: Any, r: Any, b: Batch, loss: Any) -> Any:
         optimizer, zero = optax.with_extra_args_support(program.transformation), jnp.zeros((), jnp.int32)
         before = optimizer.init(p)
-        extra = program.extra(State(p, r, before, zero, zero, zero), task, b, loss, p)
+        extra = program.extra_arguments(State(p, r, before, zero, zero, zero), task, b, loss, p)
         return p, *optimizer.update(p, before, p, **extra), before
 
     form = "update(gradient, state, parameters), with value=, grad= and value_fn= for those who ask"
-    p, updates, after, before = tried(name, "optimizer", form, update, parameters, rest, batch, loss)
-    for what, old, new in (
-        ("updates unlike the parameters", p, updates),
-        ("a state that changes its form", before, after),
+    p, updates, after, before = output_shapes(name, "optimizer", form, update, parameters, rest, batch, loss)
+    same_tree = lambda old, new: jax.tree.structure(old) == jax.tree.structure(new)
+    for problem, fits, old, new in (
+        ("makes updates unlike the parameters", same_tree(p, updates), p, updates),
+        (
+            "makes a state that changes its form",
+            same_tree(before, after) and _form(before) == _form(after),
+            before,
+            after,
+        ),
     ):
-        if jax.tree.structure(old) != jax.tree.structure(new) or (what.startswith("a") and _form(old) != _form(new)):
-            raise ValueError(checks.message(name, "optimizer", f"makes {what}", _form(new)[:300], _form(old)[:300]))
+        if not fits:
+            raise ValueError(checks.message(name, "optimizer", problem, _form(new)[:300], _form(old)[:300]))
 
 
 def _probes(name: str, probes: list[Callable], *arguments: Any) -> None:
-    taken, form = set(TAKEN), "probe(model, batch) -> dict of real arrays by name"
+    """Refuse a probe that returns anything but real arrays, or a name that stands in the record already."""
+    taken, form = set(RESERVED), "probe(model, batch) -> dict of real arrays by name"
     for i, probe in enumerate(probes):
         argument = f"probes[{i}]"
-        out = tried(name, argument, form, probe, *arguments)
+        out = output_shapes(name, argument, form, probe, *arguments)
         if not isinstance(out, dict):
             raise TypeError(checks.message(name, argument, "returns no dict", _form(out), "dict of arrays by name"))
         for key, value in out.items():

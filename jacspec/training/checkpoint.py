@@ -1,7 +1,7 @@
 """Checkpoints of a training, by Orbax, and the fingerprint by which a rerun knows that they are its own.
 
-A function has no value that could be compared, but what it computes has: the fingerprint of an optimizer, a regularizer
-or a probe is that of its traced program, constants included.
+Two functions cannot be compared, but what they compute can: the fingerprint of an optimizer, a regularizer or a probe is
+a hash of its traced program, constants included.
 """
 
 import contextlib
@@ -28,19 +28,20 @@ Records = list[list[dict[str, np.ndarray]]]
 """For every seed the records so far."""
 
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+"""The address of a function in a printed program, which differs from run to run."""
 
 
 def fingerprint(
-    program: Program, one: State, states: State, keys: Any, task: Task, config: dict[str, Any]
+    program: Program, state: State, states: State, keys: Any, task: Task, config: dict[str, Any]
 ) -> dict[str, str]:
     """What must not change between the parts of a training, by the name of the argument: short texts and hashes."""
     batch = task.sample(keys[0], program.options.batch)
     merge = lambda p, r: nnx.merge(program.graph, p, r, copy=True)
-    variables = one.parameters, one.rest
+    variables = state.parameters, state.rest
     traced: dict[str, tuple[Callable, Any]] = {
         "model": (lambda p, r, b: reading.outputs(merge(p, r), b.inputs), (*variables, batch)),
         "task": (lambda key: (task.sample(key, 1), task.evaluation(key, 1)), (keys[0],)),
-        "optimizer": (lambda s, b: program.updated(s, task, b, s.recent[0], s.parameters), (one, batch)),
+        "optimizer": (lambda s, b: program.guarded_update(s, task, b, s.recent[0], s.parameters), (state, batch)),
     }
     if program.options.regularizer is not None:
         regularizer = program.options.regularizer
@@ -50,7 +51,7 @@ def fingerprint(
         (*variables, batch),
     )
     marks = {name: str(value) for name, value in config.items()}
-    marks |= {name: _traced(f, *arguments) for name, (f, arguments) in traced.items()}
+    marks |= {name: _program_hash(f, *arguments) for name, (f, arguments) in traced.items()}
     marks["regularizer"] = marks.get("regularizer", "none")
     marks["model"] += " " + digest((states.parameters, states.rest))
     marks["task"] = f"{config['task']} {marks['task']} {digest(task.data)}"
@@ -62,19 +63,19 @@ def digest(tree: Any) -> str:
     """A hash of the arrays of a tree."""
     total = hashlib.sha256()
     for leaf in jax.tree.leaves(tree):
-        array = np.asarray(_numbers(leaf))
+        array = np.asarray(_without_keys(leaf))
         total.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
     return total.hexdigest()[:16]
 
 
-def _traced(f: Callable, *arguments: Any) -> str:
-    """A hash of the program that `f` is."""
+def _program_hash(f: Callable, *arguments: Any) -> str:
+    """A hash of the program that `f` computes at these arguments."""
     closed = jax.make_jaxpr(f)(*arguments)
     text = ADDRESS.sub("", str(closed.jaxpr))
     return hashlib.sha256(text.encode()).hexdigest()[:16] + digest(closed.consts)
 
 
-def _numbers(leaf: Any) -> Any:
+def _without_keys(leaf: Any) -> Any:
     """A random key as the numbers that it is made of; anything else as it is."""
     is_key = jnp.issubdtype(getattr(leaf, "dtype", type(leaf)), jax.dtypes.prng_key)
     return jax.random.key_data(leaf) if is_key else leaf
@@ -84,7 +85,7 @@ class Checkpoint:
     """The newest state of a training in a directory, and the records before it.
 
     Args:
-        name: the public function that asks.
+        name: the public function that is called, for messages.
         folder: the directory; made if it is missing.
         marks: the `fingerprint`.
 
@@ -96,7 +97,7 @@ class Checkpoint:
         self.name, self.folder, self.marks = name, Path(folder).absolute(), marks
         manifest = self.folder / "fit.json"
         if manifest.is_file():
-            with self._whole():
+            with self._damage_reported():
                 old = json.loads(manifest.read_text("utf-8"))
                 if not isinstance(old, dict):
                     raise TypeError(type(old))
@@ -105,7 +106,7 @@ class Checkpoint:
                 got = f"{', '.join(differ)} differ in {self.folder}"
                 raise ValueError(checks.message(name, "checkpoint", "is of other arguments", got, hint=hint))
         elif (self.folder / "states").is_dir():
-            with self._whole():
+            with self._damage_reported():
                 raise FileNotFoundError(manifest)
         elif self.folder.is_dir() and any(self.folder.iterdir()):
             got = str(self.folder)
@@ -116,39 +117,39 @@ class Checkpoint:
 
         self._save, self._restore = ocp.args.StandardSave, ocp.args.StandardRestore
         options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
-        with self._whole():
+        with self._damage_reported():
             self.manager = ocp.CheckpointManager(self.folder / "states", options=options)
 
     def save(self, done: int, states: State, records: Records) -> None:
         """Write what has been reached after `done` updates; the one before it stays until this one is whole."""
-        leaves = {f"{i:05d}": np.asarray(_numbers(leaf)) for i, leaf in enumerate(jax.tree.leaves(states))}
+        leaves = {f"{i:05d}": np.asarray(_without_keys(leaf)) for i, leaf in enumerate(jax.tree.leaves(states))}
         table = {
             str(i): {name: np.stack([r[name] for r in rows]) for name in rows[0]} for i, rows in enumerate(records)
         }
         tree = {"states": leaves, "records": table}
-        self.manager.save(done, args=self._save(tree | {"digest": self._mark(done, tree)}))
+        self.manager.save(done, args=self._save(tree | {"digest": self._seal(done, tree)}))
 
-    def restore(self, like: State) -> tuple[int, State, Records] | None:
+    def restore(self, template: State) -> tuple[int, State, Records] | None:
         """(updates, states, records) of the newest checkpoint, or None if there is none yet.
 
         Args:
-            like: states of the same structure.
+            template: states of the same structure.
 
         Raises:
             ValueError: if it is damaged.
         """
-        with self._whole():
+        with self._damage_reported():
             done = self.manager.latest_step()
             if done is None:
                 if any(path.is_file() for path in (self.folder / "states").rglob("*")):
                     raise FileNotFoundError(self.folder / "states")
                 return None
             tree: dict[str, Any] = dict(self.manager.restore(done, args=self._restore()))
-            mark = np.asarray(tree.pop("digest"))
-            if not np.array_equal(mark, self._mark(done, tree)):
-                raise ValueError(mark)
-            leaves, structure = jax.tree.flatten(like)
-            found = [_as(leaf, tree["states"][f"{i:05d}"]) for i, leaf in enumerate(leaves)]
+            seal = np.asarray(tree.pop("digest"))
+            if not np.array_equal(seal, self._seal(done, tree)):
+                raise ValueError(seal)
+            leaves, structure = jax.tree.flatten(template)
+            found = [_restored(leaf, tree["states"][f"{i:05d}"]) for i, leaf in enumerate(leaves)]
             tables = [tree["records"][str(i)] for i in range(len(tree["records"]))]
             rows = [
                 [{k: np.asarray(v[t]) for k, v in table.items()} for t in range(len(table["update"]))]
@@ -157,8 +158,8 @@ class Checkpoint:
             return done, jax.tree.unflatten(structure, found), rows
 
     @contextlib.contextmanager
-    def _whole(self) -> Iterator[None]:
-        """Read what was stored inside: any failure is one of the files.
+    def _damage_reported(self) -> Iterator[None]:
+        """Read stored files inside: any failure is reported as damage to them.
 
         Raises:
             ValueError: that the checkpoint is damaged.
@@ -169,18 +170,18 @@ class Checkpoint:
             got, hint = str(self.folder), "Remove the directory and start again."
             raise ValueError(checks.message(self.name, "checkpoint", "is damaged", got, hint=hint)) from error
 
-    def _mark(self, done: int, tree: Any) -> np.ndarray:
-        """What tells a state and its records from those of another moment or another training, as bytes."""
+    def _seal(self, done: int, tree: Any) -> np.ndarray:
+        """A hash of a state, its records and the arguments of the training, as bytes."""
         text = json.dumps([done, digest(tree), self.marks], sort_keys=True)
         return np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
 
     def close(self) -> None:
-        """Let go of the directory."""
+        """Close the directory."""
         self.manager.close()
 
 
-def _as(leaf: Any, numbers: Any) -> Any:
-    """Stored numbers in the place of a leaf."""
+def _restored(leaf: Any, numbers: Any) -> Any:
+    """Stored numbers as an array, or as keys, like this leaf."""
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(jnp.asarray(numbers), impl=jax.random.key_impl(leaf))
     return jnp.asarray(numbers, leaf.dtype)

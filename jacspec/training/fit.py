@@ -1,4 +1,4 @@
-"""`fit`: a model, a task and an optimizer in, a trained model and the story of its training out."""
+"""`fit`: a model, a task and an optimizer in, a trained model and the record of its training out."""
 
 import dataclasses
 import inspect
@@ -16,7 +16,7 @@ from jacspec.tasks import Task
 from jacspec.training import _options, _trial
 from jacspec.training._driver import Training
 from jacspec.training._loop import EXPLODED, RUNNING, SOLVED, STOPPED
-from jacspec.training._told import told
+from jacspec.training._user_code import reported_as
 from jacspec.training.trace import Trace, locate
 
 STATUS = {RUNNING: "finished", EXPLODED: "exploded", SOLVED: "solved", STOPPED: "stopped"}
@@ -171,7 +171,7 @@ def fit_seeds(
     seeds = [checks.integer(name, "seeds", seed, 0, 2**32 - 1) for seed in seeds]
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(checks.message(name, "seeds", "must be different numbers", seeds, "one seed or more"))
-    with told(name, "make", "make(rngs) -> model"):
+    with reported_as(name, "make", "make(rngs) -> model"):
         models = [make(nnx.Rngs(seed)) for seed in seeds]
     of_fit = inspect.signature(fit).parameters
     if "updates" not in options:

@@ -1,8 +1,8 @@
 """Probes: what `jacspec.training.fit` asks of the model while it learns.
 
 A probe is any callable ``probe(model, batch) -> dict of arrays``. Those below take a few sequences of the batch and
-answer with means over them; all of their questions are put to the chain of the model as it stands. They also serve in
-anyone's loop: ``probe(model, inputs)`` on a plain array of examples. `jacspec.training.protocols` says what they need.
+return means over them, measured on the chain of the model as it stands. They also serve in any other training loop:
+``probe(model, inputs)`` on a plain array of examples. `jacspec.training.protocols` says what they need.
 """
 
 import dataclasses
@@ -20,13 +20,13 @@ from jacspec.questions.gradients import log_gradient_norms
 from jacspec.questions.spectrum import spectrum
 from jacspec.tasks import Batch, Task
 from jacspec.training import reading
-from jacspec.training._told import tried
+from jacspec.training._user_code import output_shapes
 
 QUANTITIES = ("lyapunov_exponents", "log_singular_values")
 
 
-def _inner(model: Any, inputs: Array) -> JacobianChain:
-    """The chain, without the first layer and the readout where the model says which these are."""
+def _hidden_chain(model: Any, inputs: Array) -> JacobianChain:
+    """The chain; a model that has ``hidden`` leaves out its first layer and its readout."""
     return getattr(model, "hidden", lambda chain: chain)(reading.chain(model, inputs))
 
 
@@ -50,7 +50,7 @@ def _inputs(name: str, model: Any, batch: Any) -> Array:
 
 
 def _each(model: Any, inputs: Array, examples: int) -> tuple[Any, Array]:
-    """A map over examples, and the examples: a few, or all as one where they act on one another."""
+    """A map over examples, and the examples: the first few, or the whole batch as one where they act on one another."""
     if reading.joint(model):
         return (lambda f: lambda *a: jax.tree.map(lambda out: out[None], f(*a))), inputs
     return jax.vmap, inputs[:examples]
@@ -109,20 +109,20 @@ class SpectrumProbe:
         """
         each, few = _each(model, _inputs("training.SpectrumProbe", model, inputs), self.examples)
         automatic = (QUANTITIES[not reading.over_time(model)],)
-        asked = {"auto": automatic, "both": QUANTITIES}.get(self.quantity, (self.quantity,))
+        quantities = {"auto": automatic, "both": QUANTITIES}.get(self.quantity, (self.quantity,))
 
-        def ask(inputs: Array) -> dict[str, Array]:
-            chain = _inner(model, inputs)
+        def of_example(inputs: Array) -> dict[str, Array]:
+            chain = _hidden_chain(model, inputs)
             out = {}
-            if "lyapunov_exponents" in asked:
+            if "lyapunov_exponents" in quantities:
                 found = lyapunov_exponents(chain, k=self.k, transient=self.transient)
-                out["lyapunov_exponents"] = reading.known(found.exponents, found)
-            if "log_singular_values" in asked:
+                out["lyapunov_exponents"] = reading.resolved_or_nan(found.exponents, found)
+            if "log_singular_values" in quantities:
                 found = spectrum(chain, k=self.k)
-                out["log_singular_values"] = reading.known(found.log_singular_values, found)
+                out["log_singular_values"] = reading.resolved_or_nan(found.log_singular_values, found)
             return out
 
-        return jax.tree.map(lambda a: a.mean(axis=0), each(ask)(few))
+        return jax.tree.map(lambda a: a.mean(axis=0), each(of_example)(few))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +137,7 @@ class GradientProbe:
     Args:
         task: whose loss it is.
         examples: sequences to average over.
-        loss: in place of a task, ``loss(outputs) -> scalar`` of what the model says to the whole batch; or
+        loss: in place of a task, ``loss(outputs) -> scalar`` of the outputs for the whole batch; or
             ``loss(outputs, targets)``. In `fit` its outputs are (batch, S, outputs), and `targets` is the `Batch` of
             these S steps, as in `jacspec.tasks.Task.loss`.
 
@@ -182,34 +182,34 @@ class GradientProbe:
         """
         examples = _inputs("training.GradientProbe", model, inputs)
         each, few = _each(model, examples, self.examples)
-        y, y_bar = self._signal(model, examples, inputs, targets)
+        y, y_bar = self._outputs_and_errors(model, examples, inputs, targets)
 
-        def ask(inputs: Array, y: Array, y_bar: Array) -> Array:
+        def of_example(inputs: Array, y: Array, y_bar: Array) -> Array:
             chain = reading.chain(model, inputs)
             agree = reading.agrees("training.GradientProbe", model, chain.states, y)
             norms = log_gradient_norms(chain, reading.cotangent(model, chain.states, y_bar))
             return jnp.where(agree, norms, jnp.nan)
 
-        return {"log_gradient_norms": each(ask)(few, y[: len(few)], y_bar[: len(few)]).mean(axis=0)}
+        return {"log_gradient_norms": each(of_example)(few, y[: len(few)], y_bar[: len(few)]).mean(axis=0)}
 
-    def _signal(self, model: Any, examples: Array, inputs: Any, targets: Any) -> tuple[Array, Array]:
+    def _outputs_and_errors(self, model: Any, examples: Array, inputs: Any, targets: Any) -> tuple[Array, Array]:
         """y and dE/dy, (batch, S, outputs) each."""
         name, form = "training.GradientProbe", "loss(outputs) -> scalar, or loss(outputs, targets)"
         if isinstance(inputs, Batch):
             y = reading.outputs(model, examples)
-            targets = reading.asked(inputs, y.shape[1])
+            targets = reading.last_steps(inputs, y.shape[1])
         else:
             y = reading.answers(model, examples)
         if self.task is not None and not isinstance(inputs, Batch):
             hint = "Ask with a Batch of the task, or make the probe with loss=f(outputs)."
             raise TypeError(checks.message(name, "inputs", "have no targets", "an array", "a Batch", hint))
         loss: Any = self.loss if self.task is None else self.task.loss
-        f = (lambda y: loss(y, targets)) if targets is not None and reading.takes(loss, y, targets) else loss
-        if (out := tried(name, "loss", form, f, y)).shape != () or not jnp.issubdtype(out.dtype, jnp.floating):
+        f = (lambda y: loss(y, targets)) if targets is not None and reading.accepts(loss, y, targets) else loss
+        if (out := output_shapes(name, "loss", form, f, y)).shape != () or not jnp.issubdtype(out.dtype, jnp.floating):
             got = f"{out.dtype} of shape {out.shape}"
             raise TypeError(checks.message(name, "loss", "is no real number", got, form))
-        shown = lambda a: a if a.ndim == 3 else a[:, None]
-        return shown(y), shown(jax.grad(f)(y))
+        with_steps = lambda a: a if a.ndim == 3 else a[:, None]
+        return with_steps(y), with_steps(jax.grad(f)(y))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,7 +256,7 @@ class ActivityProbe:
             hint = "Only the model knows the slopes and gates of its layers by name."
             raise TypeError(checks.message(name, "model", "has no activity", type(model).__name__, want, hint))
         each, few = _each(model, _inputs(name, model, inputs), self.examples)
-        layers = each(lambda x: model.activity(reading.entered(model, x)))(few)
+        layers = each(lambda x: model.activity(reading.chain_input(model, x)))(few)
         out: dict[str, list[Array]] = {}
         for layer in layers:
             for name, a in layer.items():

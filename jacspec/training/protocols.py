@@ -26,7 +26,7 @@ class Model(Protocol):
 
 
 class ChainModel(Model, Protocol):
-    """What `SpectrumProbe`, `GradientProbe` and the trace of an explosion ask beside: any object, in anyone's loop.
+    """What `SpectrumProbe`, `GradientProbe` and the trace of an explosion need beside; of any object, in any training loop.
 
     A model may say more of its chain, by members that are looked for and not required: ``entry(x)``, one example of a
     task in the form that ``chain`` takes (as it is, where missing); ``joint``, True while the examples of a batch act on

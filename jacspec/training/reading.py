@@ -1,4 +1,4 @@
-"""How a model reads the sequences of a task, and how the loss of what it says enters its states.
+"""How a model reads the sequences of a task, and how the loss of its outputs depends on its states.
 
 A recurrent network reads step by step. A deep one takes the whole sequence as one vector, a convolutional one as an
 image or a line of pixels; they, and a recurrent one that is read at the end, answer once: at the last step.
@@ -16,38 +16,38 @@ from jax import Array
 from jacspec._ground import checks
 from jacspec.chain import JacobianChain, series
 from jacspec.tasks import Batch, Task
-from jacspec.training._told import told
+from jacspec.training._user_code import reported_as
 from jacspec.typing import State
 
 UNCHECKED = {"check": False}
-"""Options of a chain: explosions are looked at too."""
+"""Option of a chain: one that is not finite is no error here, an explosion is what a trace looks at."""
 
 
 def answers(model: Any, inputs: Array) -> Array:
-    """What the model says to a batch (batch, T, features), in its own form."""
+    """The outputs for a batch (batch, T, features), of the shape that the model gives them."""
     return getattr(model, "answers", model)(inputs)
 
 
 def outputs(model: Any, inputs: Array) -> Array:
-    """What the model says to a batch (batch, T, features): (batch, S, outputs) for the last S steps, S = T or 1."""
+    """The outputs for a batch (batch, T, features), of shape (batch, S, outputs): for the last S steps, S = T or 1."""
     y = answers(model, inputs)
     return y if y.ndim == 3 else y[:, None]
 
 
-def asked(batch: Batch, steps: int) -> Batch:
-    """The last steps of a batch: all, or the one that a model answers at."""
+def last_steps(batch: Batch, steps: int) -> Batch:
+    """The last `steps` of a batch: those that a model answers at."""
     return jax.tree.map(lambda a: a[:, a.shape[1] - steps :], batch)
 
 
 def loss(model: Any, task: Task, batch: Batch) -> Array:
     """The loss of the task over a batch."""
     y = outputs(model, batch.inputs)
-    return task.loss(y, asked(batch, y.shape[1]))
+    return task.loss(y, last_steps(batch, y.shape[1]))
 
 
 def error_signal(task: Task, batch: Batch, y: Array) -> Array:
     """dE/dy of outputs y, (batch, S, outputs), of the loss of the task over the batch; of the same shape."""
-    return jax.grad(lambda y: task.loss(y, asked(batch, y.shape[1])))(y)
+    return jax.grad(lambda y: task.loss(y, last_steps(batch, y.shape[1])))(y)
 
 
 def joint(model: Any) -> bool:
@@ -60,8 +60,8 @@ def over_time(model: Any) -> bool:
     return callable(getattr(model, "read", None))
 
 
-def takes(f: Callable, *arguments: Any, **named: Any) -> bool:
-    """Whether a function can be called so; also where it does not say."""
+def accepts(f: Callable, *arguments: Any, **named: Any) -> bool:
+    """Whether a function accepts these arguments; True where it has no signature that tells."""
     try:
         inspect.signature(f).bind(*arguments, **named)
     except TypeError:
@@ -71,7 +71,7 @@ def takes(f: Callable, *arguments: Any, **named: Any) -> bool:
     return True
 
 
-def entered(model: Any, inputs: Array) -> Array:
+def chain_input(model: Any, inputs: Array) -> Array:
     """One sequence (T, features), or a batch that is one state, in the form in which the model's chain takes it."""
     entry = getattr(model, "entry", lambda x: x)
     return jax.vmap(entry)(inputs) if joint(model) else entry(inputs)
@@ -88,9 +88,9 @@ def chain(model: Any, inputs: Array, **options: Any) -> JacobianChain:
     if not callable(make):
         hint = "Return jacspec.jacobian_chain(step, h0, inputs), or jacspec.layer_chain(layers, inputs)."
         raise TypeError(checks.message(name, "model", "has no Jacobian chain", type(model).__name__, form, hint))
-    x = entered(model, inputs)
-    with told(name, "model", f"{form}, here of shape {x.shape}"):
-        found = make(x, **{k: v for k, v in (UNCHECKED | options).items() if takes(make, x, **{k: v})})
+    x = chain_input(model, inputs)
+    with reported_as(name, "model", f"{form}, here of shape {x.shape}"):
+        found = make(x, **{k: v for k, v in (UNCHECKED | options).items() if accepts(make, x, **{k: v})})
     if not isinstance(found, JacobianChain):
         got = f"{type(found).__name__} from {type(model).__name__}.chain"
         raise TypeError(checks.message(name, "model", "returns no Jacobian chain", got, form))
@@ -142,6 +142,6 @@ def cotangent(model: Any, states: State, y_bar: Array) -> State:
     return jax.vmap(into)(states, every)
 
 
-def known(values: Array, found: Any) -> Array:
-    """Exponents or singular values of a spectrum, NaN where it says that they are not resolved or not converged."""
+def resolved_or_nan(values: Array, found: Any) -> Array:
+    """Exponents or singular values of a result, NaN where it does not call them resolved and converged."""
     return jnp.where(found.resolved & found.converged, values, jnp.nan)

@@ -1,9 +1,9 @@
 """Where an explosion began.
 
-The batch that exploded is run again on the last finite state, and asked in the order of causes: is it the data, a
-parameter, a state on the way forward, a gradient on the way back, the derivative of something finite, the regularizer,
-nothing but size, or the optimizer? The operation that was the first to fail is found by running the program again,
-equation by equation.
+The batch that exploded is run again on the last finite state, and the possible causes are looked at in their order: the
+data, a parameter, a state on the way forward, a gradient on the way back, the derivative of something finite, the
+regularizer, the mere size of the loss, the optimizer. The first operation that failed is found by running the program
+again, equation by equation.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from jacspec.training._loop import Program, State
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Trace:
-    """Where it began, with how the norms grew before it. All numbers count from 0, as indices do.
+    """Where an explosion began, and how the norms grew before it. Updates, rows, steps and layers count from 0.
 
     Attributes:
         kind: "data", a number of the batch, as it is or in the dtype of the model; "parameter"; "forward", the network or
@@ -73,22 +73,22 @@ class Trace:
         norms = {"||h||": self.state_log_norms, "||dE/dh||, backwards,": self.gradient_log_norms}
         if self.kind == "forward":
             norms = {"||h||": self.state_log_norms, "||dh/dh_s||, backwards,": self.gradient_log_norms}
-        said = []
+        sentences = []
         for name, logs in norms.items():
             seen = np.zeros(0) if logs is None else logs[np.isfinite(logs)]
             if len(seen) > 1:
                 first, last = (seen[0], seen[-1]) if name == "||h||" else (seen[-1], seen[0])
-                said.append(f"log {name} went from {first:.3g} to {last:.3g} nats in {len(seen) - 1} steps")
-        return "; " + ", ".join(said) if said else ""
+                sentences.append(f"log {name} went from {first:.3g} to {last:.3g} nats in {len(seen) - 1} steps")
+        return "; " + ", ".join(sentences) if sentences else ""
 
 
 def locate(program: Program, state: State, key: Array, task: Task) -> Trace:
-    """Where the update began that this state was not given.
+    """Where the explosion began whose update was not applied to this state.
 
     Args:
         program: of the training.
-        state: that it ended with.
-        key: of its seed.
+        state: the last one, which is finite.
+        key: of the seed.
         task: what was learned.
 
     Returns:
@@ -118,15 +118,15 @@ def locate(program: Program, state: State, key: Array, task: Task) -> Trace:
         (whole, _), g = _gradient(program, state, task)(batch)
         if not np.isfinite(whole) or not all_finite(g):
             part = "its gradient" if np.isfinite(whole) else "it"
-            ask = jax.value_and_grad(lambda p, r, b: program.loss(p, r, task, b)[0])
-            first = origin(ask, state.parameters, state.rest, batch)
+            loss_and_gradient = jax.value_and_grad(lambda p, r, b: program.loss(p, r, task, b)[0])
+            first = origin(loss_and_gradient, state.parameters, state.rest, batch)
             text = f"the loss of the task and its gradient are finite, {part} is not"
             return Trace("regularizer", u, text, operation=first)
         loss = whole
     if program.jumped(state, task, loss):
         return Trace("jump", u, **passes.steepest(float(loss), float(program.reference(state, task))))
-    if program.updated(state, task, batch, loss, g)[1].report.rejected:
-        first = origin(lambda state, loss, g: program.moved(state, task, batch, loss, g), state, loss, g)
+    if program.guarded_update(state, task, batch, loss, g)[1].report.rejected:
+        first = origin(lambda state, loss, g: program.unguarded_update(state, task, batch, loss, g), state, loss, g)
         text = "the gradient is finite, what the optimizer makes of it is not"
         return Trace("optimizer", u, text, operation=first)
     return Trace("unknown", u, "the same batch is finite when it is run again by itself: it was a matter of rounding")
@@ -139,16 +139,16 @@ def _gradient(program: Program, state: State, task: Task) -> Any:
 
 
 def _of_row(gradient: Any, batch: Batch) -> dict[str, Any]:
-    """The first row that has no finite gradient where the whole batch is made of it."""
+    """The first row whose gradient is not finite when the whole batch is made of copies of it."""
     text = "the loss is finite, its gradient is not"
     for row in np.flatnonzero(np.asarray(batch.weights.sum(axis=1)) > 0):
-        alone = jax.tree.map(lambda a, row=row: jnp.broadcast_to(a[row], a.shape), batch)
-        if not all_finite(gradient(alone)[1]):
+        repeated = jax.tree.map(lambda a, row=row: jnp.broadcast_to(a[row], a.shape), batch)
+        if not all_finite(gradient(repeated)[1]):
             return {"where": f"row {row}: {text}", "row": int(row)}
     return {"where": text}
 
 
-def _first(array: Any) -> tuple[int, ...] | None:
+def _first_nonfinite(array: Any) -> tuple[int, ...] | None:
     """The index of the first entry that is not finite."""
     if not jnp.issubdtype(array.dtype, jnp.inexact):
         return None
@@ -159,9 +159,9 @@ def _first(array: Any) -> tuple[int, ...] | None:
 def _in_data(u: int, batch: Batch, dtype: Any) -> Trace | None:
     """A number of the batch that is not finite, or an input that is not in the dtype of the model."""
     for name, values in zip(Batch._fields, batch, strict=True):
-        text, at = "", _first(values)
+        text, at = "", _first_nonfinite(values)
         if at is None and name == "inputs" and dtype is not None:
-            text, at = f", beyond {dtype}, the dtype of the model", _first(values.astype(dtype))
+            text, at = f", beyond {dtype}, the dtype of the model", _first_nonfinite(values.astype(dtype))
         if at is not None:
             row, step, *feature = at
             where = f"row {row}, step {step}" + (f", feature {feature[0]}" if feature else "") + f" of the {name}"
@@ -173,7 +173,7 @@ def _in_data(u: int, batch: Batch, dtype: Any) -> Trace | None:
 
 def _in_variables(u: int, state: State) -> Trace | None:
     for path, value in (*_named(state.parameters), *_named(state.rest)):
-        if (at := _first(value)) is not None:
+        if (at := _first_nonfinite(value)) is not None:
             return Trace("parameter", u, f"{path}{list(at)} is {float(value[at])}", parameter=path, index=at)
     return None
 
@@ -185,7 +185,7 @@ def _of_gradient(g: Any) -> dict[str, Any]:
 
 def _named_first(text: str, variables: Any) -> dict[str, Any]:
     """The first variable that is not finite, named in a sentence."""
-    path, at = next((path, at) for path, value in _named(variables) if (at := _first(value)) is not None)
+    path, at = next((path, at) for path, value in _named(variables) if (at := _first_nonfinite(value)) is not None)
     return {"where": text.format(f"{path}{list(at)}"), "parameter": path, "index": at}
 
 

@@ -1,4 +1,4 @@
-"""What goes wrong inside a function of the user's, told as a fault of the argument that it is."""
+"""Errors inside a function of the user's, reported as errors of the argument that brought it."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -10,8 +10,8 @@ from jacspec._ground import checks
 
 
 @contextlib.contextmanager
-def told(name: str, argument: str, form: str) -> Iterator[None]:
-    """Call a function of the user's inside; the package's own errors pass.
+def reported_as(name: str, argument: str, form: str) -> Iterator[None]:
+    """Call a function of the user's inside; errors of this package pass as they are.
 
     Raises:
         TypeError: for what is of the wrong type, or lacks a name or an argument.
@@ -29,7 +29,7 @@ def told(name: str, argument: str, form: str) -> Iterator[None]:
         raise kind(checks.message(name, argument, "fails when it is called", got[:300], form)) from error
 
 
-def tried(name: str, argument: str, form: str, f: Callable, *arguments: Any) -> Any:
-    """The shapes of ``f(*arguments)``, which is a function of the user's."""
-    with told(name, argument, form):
+def output_shapes(name: str, argument: str, form: str, f: Callable, *arguments: Any) -> Any:
+    """The shapes of ``f(*arguments)``, where f is a function of the user's."""
+    with reported_as(name, argument, form):
         return jax.eval_shape(f, *arguments)
