@@ -201,7 +201,7 @@ def test_jacobian_is_differentiable_with_finite_gradients():
 
 def test_every_layer_is_exported_with_a_jacobian():
     public = [name for name in vars(layers) if name[0].isupper()]
-    assert len(public) == 10
+    assert len(public) == 11
     assert all(hasattr(getattr(layers, name), "jacobian") for name in public)
 
 

@@ -1,4 +1,4 @@
-"""What every public function asks of its arguments, and the one form of the message when it does not get it."""
+"""The checks that public functions make of their arguments; every error has the form of `message`."""
 
 import difflib
 import math
@@ -26,7 +26,7 @@ def is_real(value: Any) -> bool:
 
 
 def one_of(function: str, argument: str, value: Any, allowed: Iterable[Any]) -> None:
-    """Raise ValueError naming the nearest allowed value if `value` is not among them; 1 is not True, any str is a str."""
+    """Raise ValueError naming the nearest allowed value if `value` is not among them; 1 does not count as True."""
     allowed = tuple(allowed)
     if any(value is a or ((type(value) is type(a) or isinstance(value, str)) and value == a) for a in allowed):
         return
@@ -60,7 +60,7 @@ def key(function: str, value: Any) -> jax.Array:
 
 
 def number(function: str, argument: str, value: Any, expected: str, inside: Callable[[float], bool]) -> Any:
-    """`value` as a float for which `inside` holds, or as it is where it is a scalar of JAX; a tracer passes unseen.
+    """`value` as a float for which `inside` holds, or as it is where it is a scalar of JAX; a traced one passes.
 
     An integer beyond the range of a float counts as infinite.
     """
@@ -74,8 +74,8 @@ def number(function: str, argument: str, value: Any, expected: str, inside: Call
         return value
     try:
         plain = float(value)
-    except OverflowError:  # Python refuses to print some of these integers
-        plain, value = math.inf if int(value) > 0 else -math.inf, "an integer beyond the range of a float"
+    except OverflowError:  # a huge integer of Python
+        plain = math.inf if int(value) > 0 else -math.inf
     if not inside(plain):
         raise ValueError(message(function, argument, "is out of range", value, expected))
     return value if isinstance(value, jax.Array) else plain

@@ -1,4 +1,4 @@
-"""Names that stay under their folder, and files that are either the old one or the new one, never a half."""
+"""Paths that stay under their folder, and files that are replaced whole or not at all."""
 
 import contextlib
 import errno
@@ -43,7 +43,7 @@ def resolve(
     """The file that `path` names, with `suffix`; ValueError if the name is unsafe or leads out of `root`.
 
     Args:
-        function: The public function that asks, for the message.
+        function: The public function that is called, for the message.
         path: A name, with or without `suffix`; relative to `root` where there is one.
         root: The folder that the file must lie under after links are followed; None: the folder that `path` names.
         suffix: With the dot, as ``".npz"``.
@@ -71,15 +71,8 @@ def resolve(
         _check_part(function, argument, part)
     target = folder.joinpath(*parts).with_suffix(suffix)
     if not target.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(
-            message(
-                function,
-                argument,
-                "leads out of its root through a link",
-                repr(text),
-                f"a file under {os.fspath(folder)!r}",
-            )
-        )
+        problem, expected = "leads out of its root through a link", f"a file under {os.fspath(folder)!r}"
+        raise ValueError(message(function, argument, problem, repr(text), expected))
     return target
 
 
@@ -99,7 +92,7 @@ def place(function: str, argument: str, path: object, kind: str = "folder") -> P
 
 
 def probe(folder: Path, *names: str) -> None:
-    """Make a folder and see that files of these names can be written into it, before the work whose results they hold.
+    """Make a folder and check that files of these names can be written into it, before the work whose results they hold.
 
     Raises:
         OSError: Naming the folder or the file and the reason.

@@ -1,4 +1,4 @@
-"""Numbers for JSON, which knows no NaN and no infinities; here nothing needs JAX."""
+"""Numbers for JSON, which knows no NaN and no infinities; this file does not need JAX."""
 
 import math
 from collections.abc import Mapping

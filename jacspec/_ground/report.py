@@ -1,4 +1,4 @@
-"""What a result says of itself: its numbers in a line or two, or all of them as plain Python."""
+"""The text of a result, its numbers in a line or two, and all of them as plain Python."""
 
 import dataclasses
 from typing import Any
@@ -36,13 +36,13 @@ def sentence(result: Any, values: Any, noun: str, unit: str, of: str, *remarks: 
     table = values.reshape(-1, values.shape[-1])
     resolved, zeros, bad = np.asarray(result.resolved), int(np.isneginf(values).sum()), np.ravel(result.first_nonfinite)
     leading = "" if np.all(result.complete) else "leading "
-    told = numbers(table[0])
+    listed = numbers(table[0])
     if np.isnan(values).all():
-        told = "all NaN,"
+        listed = "all NaN,"
     elif len(table) > 1:
-        told = f"each, the first {span(table[:, 0])}, the last {span(table[:, -1])}"
+        listed = f"each, the first {span(table[:, 0])}, the last {span(table[:, -1])}"
     parts = [
-        f"{type(result).__name__} {of}: {table.shape[1]} {leading}{noun} {told} {unit}",
+        f"{type(result).__name__} {of}: {table.shape[1]} {leading}{noun} {listed} {unit}",
         f"{resolved.sum()} of {values.size} resolved" + (f", {zeros} exactly zero" if zeros else ""),
         *remarks,
         f"not finite from index {bad[bad >= 0].min()}" if (bad >= 0).any() else "",
@@ -53,8 +53,8 @@ def sentence(result: Any, values: Any, noun: str, unit: str, of: str, *remarks: 
 
 def numbers(values: np.ndarray) -> str:
     """The leading values and the last, to four digits."""
-    told = [f"{v:.4g}" for v in values]
-    return ", ".join(told) if len(told) <= SHOWN + 1 else ", ".join(told[:SHOWN]) + f" ... {told[-1]}"
+    texts = [f"{v:.4g}" for v in values]
+    return ", ".join(texts) if len(texts) <= SHOWN + 1 else ", ".join(texts[:SHOWN]) + f" ... {texts[-1]}"
 
 
 def span(values: Any) -> str:

@@ -58,7 +58,7 @@ def optional(cell: str, argument: str, value: Any, shape: tuple[int | None, ...]
     return None if value is None else checks.shaped(f"cells.{cell}", argument, value, shape, text)
 
 
-def gated(obj: Any, gates: int | None) -> int:
+def check_gated(obj: Any, gates: int | None) -> int:
     """Check and store W, U, b of a cell with one block a gate (or no gates: one block without the axis); return n."""
     cell = type(obj).__name__
     W = recurrent(cell, obj.W, gates)
@@ -76,7 +76,7 @@ def store(obj: Any, **values: Any) -> None:
         object.__setattr__(obj, name, value)
 
 
-def vector(cell: str, argument: str, value: Any, n: int, *, what: str) -> None:
+def vector(cell: str, argument: str, value: Any, n: int, *, meaning: str) -> None:
     """One state or input of n numbers; a batch is refused with the way out.
 
     Raises:
@@ -85,14 +85,16 @@ def vector(cell: str, argument: str, value: Any, n: int, *, what: str) -> None:
     """
     name = f"cells.{cell}"
     if not hasattr(value, "shape") or not hasattr(value, "dtype"):
-        raise TypeError(checks.message(name, argument, "must be an array", type(value).__name__, f"({n},), {what}"))
+        raise TypeError(checks.message(name, argument, "must be an array", type(value).__name__, f"({n},), {meaning}"))
     if not jnp.issubdtype(value.dtype, jnp.floating):
         raise TypeError(checks.message(name, argument, "must be floating", f"dtype {value.dtype}", "a floating dtype"))
     if value.ndim == 2 and value.shape[-1] == n:
         hint = "One example inside, jax.vmap outside: use jacspec.batched or jax.vmap."
-        raise ValueError(checks.message(name, argument, "is a batch", f"shape {value.shape}", f"({n},), {what}", hint))
+        raise ValueError(
+            checks.message(name, argument, "is a batch", f"shape {value.shape}", f"({n},), {meaning}", hint)
+        )
     if value.shape != (n,):
-        raise ValueError(checks.message(name, argument, "does not fit", f"shape {value.shape}", f"({n},), {what}"))
+        raise ValueError(checks.message(name, argument, "does not fit", f"shape {value.shape}", f"({n},), {meaning}"))
 
 
 def pair(cell: str, carry: Any, n: int, names: tuple[str, str]) -> tuple[Array, Array]:
@@ -110,7 +112,7 @@ def pair(cell: str, carry: Any, n: int, names: tuple[str, str]) -> tuple[Array, 
         problem = f"must be the pair {order}"
         raise TypeError(checks.message(f"cells.{cell}", "carry", problem, got, "a tuple of two", hint))
     for name, value in zip(names, carry, strict=True):
-        vector(cell, f"carry: {name}", value, n, what=f"one half of the carry {order}")
+        vector(cell, f"carry: {name}", value, n, meaning=f"one half of the carry {order}")
     return carry
 
 
@@ -126,7 +128,7 @@ def driver(cell: str, U: Any, x: Any):
     if U is None or x is None:
         got, problem = "x without U" if U is None else "U without x", "and the input weights go together"
         raise ValueError(checks.message(f"cells.{cell}", "x", problem, got, "both or none"))
-    vector(cell, "x", x, U.shape[-1], what="features")
+    vector(cell, "x", x, U.shape[-1], meaning="features")
 
 
 def times(W: Array, v: Array) -> Array:
@@ -148,6 +150,6 @@ def affine(W: Array, U: Array | None, b: Array | None, h: Array, x: Array | None
 def preactivation(cell: Any, h: Array, x: Array | None) -> Array:
     """W h + U x + b of a cell without gates, shape (n,), for a state and an input that are checked."""
     name = type(cell).__name__
-    vector(name, "h", h, cell.W.shape[-1], what="the state")
+    vector(name, "h", h, cell.W.shape[-1], meaning="the state")
     driver(name, cell.U, x)
     return affine(cell.W, cell.U, cell.b, h, x)

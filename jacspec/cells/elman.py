@@ -42,7 +42,7 @@ class Elman(_parameters.Vector):
 
     def __post_init__(self):
         """Check shapes and the name of the activation."""
-        _parameters.gated(self, None)
+        _parameters.check_gated(self, None)
         activations.get(self.activation, function="cells.Elman")
 
     @property

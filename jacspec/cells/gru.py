@@ -124,7 +124,7 @@ class GRU(_parameters.Vector):
 
     def __post_init__(self):
         """Check shapes, the form and the names of the activations."""
-        n = _parameters.gated(self, 3)
+        n = _parameters.check_gated(self, 3)
         checks.one_of("cells.GRU", "form", self.form, ("reset_after", "reset_before"))
         hidden_bias = _parameters.optional("GRU", "hidden_bias", self.hidden_bias, (n,), "(n,) with n as in W")
         if hidden_bias is not None and self.form == "reset_before":
@@ -139,7 +139,7 @@ class GRU(_parameters.Vector):
 
     def _parts(self, h, x):
         """(a_r, a_z, a_n), shape (3, n), and what the reset gate multiplies: u = W_n h + b_hn, or h."""
-        _parameters.vector("GRU", "h", h, self.W.shape[-1], what="the state")
+        _parameters.vector("GRU", "h", h, self.W.shape[-1], meaning="the state")
         _parameters.driver("GRU", self.U, x)
         after = self.form == "reset_after"
         hidden = _parameters.times(self.W if after else self.W[:2], h)

@@ -49,7 +49,7 @@ class LeakyElman(_parameters.Vector):
 
     def __post_init__(self):
         """Check shapes, the activation and the rate."""
-        n = _parameters.gated(self, None)
+        n = _parameters.check_gated(self, None)
         activations.get(self.activation, function="cells.LeakyElman")
         rate, text = self.rate, "a number or (n,), 0 < rate <= 1"
         if isinstance(rate, (float, int)) and not isinstance(rate, bool):

@@ -161,7 +161,7 @@ class LSTM(_parameters.Pair):
 
     def __post_init__(self):
         """Check shapes and the names of the activations."""
-        _parameters.gated(self, 4)
+        _parameters.check_gated(self, 4)
         activations.get(self.activation, function="cells.LSTM")
         activations.get(self.gate, function="cells.LSTM")
 
@@ -217,7 +217,7 @@ class LSTM(_parameters.Pair):
         Reference: N. Weber, Why LSTMs stop your gradients from vanishing, blog post (2017).
         """
         n = self.W.shape[-1]
-        _parameters.vector("LSTM.four_term", "previous_output_gate", previous_output_gate, n, what="o at t - 1")
+        _parameters.vector("LSTM.four_term", "previous_output_gate", previous_output_gate, n, meaning="o at t - 1")
         f, gains, _, _ = self._terms(carry, x)
         zero = jnp.zeros_like(f)
         gated = GatedSum(zero, jnp.stack([*gains, zero]), self.W, ("kept", *GATES))

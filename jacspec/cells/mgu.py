@@ -56,7 +56,7 @@ class MGU(_parameters.Vector):
 
     def __post_init__(self):
         """Check shapes and the names of the activations."""
-        n = _parameters.gated(self, 2)
+        n = _parameters.check_gated(self, 2)
         checks.one_of("cells.MGU", "reset_gate", self.reset_gate, (True, False))
         hidden_bias = _parameters.optional("MGU", "hidden_bias", self.hidden_bias, (n,), "(n,) with n as in W")
         if hidden_bias is not None and not self.reset_gate:
@@ -68,7 +68,7 @@ class MGU(_parameters.Vector):
 
     def _parts(self, h, x):
         """(a_f, a_n), shape (2, n), and u = W_n h + b_hn."""
-        _parameters.vector("MGU", "h", h, self.W.shape[-1], what="the state")
+        _parameters.vector("MGU", "h", h, self.W.shape[-1], meaning="the state")
         _parameters.driver("MGU", self.U, x)
         hidden = _parameters.times(self.W, h)
         drive = _parameters.inputs(self.W, self.U, self.b, x)

@@ -52,7 +52,7 @@ class MinimalRNN(_parameters.Vector):
 
     def __post_init__(self):
         """Check shapes and the names of the activations."""
-        n = _parameters.gated(self, None)
+        n = _parameters.check_gated(self, None)
         V = _parameters.optional("MinimalRNN", "V", self.V, (n, n), "(n, n) with n as in W")
         c = _parameters.optional("MinimalRNN", "c", self.c, (n,), "(n,) with n as in W")
         if c is not None and self.U is None:
@@ -69,12 +69,12 @@ class MinimalRNN(_parameters.Vector):
             return activations.get(self.activation)(_parameters.inputs(self.U, self.U, self.c, x))
         if x is None:
             return jnp.zeros(n, self.W.dtype)
-        _parameters.vector("MinimalRNN", "x", x, n, what="z itself, as there is no U")
+        _parameters.vector("MinimalRNN", "x", x, n, meaning="z itself, as there is no U")
         return x
 
     def _parts(self, h, x):
         """The gate's pre-activation and z, each of shape (n,)."""
-        _parameters.vector("MinimalRNN", "h", h, self.W.shape[-1], what="the state")
+        _parameters.vector("MinimalRNN", "h", h, self.W.shape[-1], meaning="the state")
         z = self.drive(x)
         return _parameters.affine(self.W, self.V, self.b, h, z), z
 

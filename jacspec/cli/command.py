@@ -71,38 +71,38 @@ def parser() -> Parser:
     main.add_argument("--version", action="version", version=f"jacspec {import_module('jacspec').__version__}")
     commands = main.add_subparsers(dest="command", metavar="command", required=True, parser_class=Parser)
     form = argparse.RawDescriptionHelpFormatter
-    one = commands.add_parser(
+    compare = commands.add_parser(
         "compare", help="train the same task with several remedies", description="Train the same task with several "
         "remedies at the same data, budget and\nseeds, and tabulate what each one does.",
         epilog=EPILOG, formatter_class=form, allow_abbrev=False,
     )  # fmt: skip
-    source = one.add_mutually_exclusive_group(required=True)
+    source = compare.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--task", metavar="NAME", help="temporal_order, adding, digits,order=pixel, ... (jacspec.tasks)"
     )
     source.add_argument("--data", metavar="PATH", help="your own task: .npz with inputs and targets, or a .txt")
-    one.add_argument(
+    compare.add_argument(
         "--split", metavar="HOW", help="what of an .npz is held out: shuffled (default), time, or group:<column>"
     )
-    one.add_argument("--length", type=int, metavar="T", help="steps of a sequence (default: that of the task)")
-    one.add_argument("--remedy", action="append", metavar="WORDS", help="a row of the table; give it several times")
-    one.add_argument("--width", type=int, default=50, metavar="N", help="units a layer (50)")
-    one.add_argument(
+    compare.add_argument("--length", type=int, metavar="T", help="steps of a sequence (default: that of the task)")
+    compare.add_argument("--remedy", action="append", metavar="WORDS", help="a row of the table; give it several times")
+    compare.add_argument("--width", type=int, default=50, metavar="N", help="units a layer (50)")
+    compare.add_argument(
         "--depth", type=int, metavar="L", help="layers over depth, each sequence one vector; none: recurrent"
     )
-    one.add_argument("--updates", type=int, default=2000, metavar="N", help="of every row (2000)")
-    one.add_argument("--batch", type=int, default=20, metavar="B", help="sequences an update (20)")
-    one.add_argument("--learning-rate", type=float, default=0.01, metavar="ETA", help="of every row (0.01)")
-    one.add_argument("--optimizer", default="sgd", metavar="NAME", help="sgd (default) or adam")
-    one.add_argument("--seeds", type=int, default=5, metavar="N", help="runs a row (5)")
-    one.add_argument("--first-seed", type=int, default=0, metavar="N", help="of the first run (0), then N + 1, ...")
-    one.add_argument(
+    compare.add_argument("--updates", type=int, default=2000, metavar="N", help="of every row (2000)")
+    compare.add_argument("--batch", type=int, default=20, metavar="B", help="sequences an update (20)")
+    compare.add_argument("--learning-rate", type=float, default=0.01, metavar="ETA", help="of every row (0.01)")
+    compare.add_argument("--optimizer", default="sgd", metavar="NAME", help="sgd (default) or adam")
+    compare.add_argument("--seeds", type=int, default=5, metavar="N", help="runs a row (5)")
+    compare.add_argument("--first-seed", type=int, default=0, metavar="N", help="of the first run (0), then N + 1, ...")
+    compare.add_argument(
         "--out", metavar="FOLDER", help="finished rows, table.csv, table.json and the figure, which another call with the "
         "same folder replaces (default: a folder of its own for every comparison, comparison/<task>-<hash>; they share "
         "the finished rows)",
     )  # fmt: skip
-    one.add_argument("--quiet", action="store_true", help="no progress")
-    main.options = one.format_usage()
+    compare.add_argument("--quiet", action="store_true", help="no progress")
+    main.options = compare.format_usage()
     return main
 
 

@@ -1,4 +1,4 @@
-"""Remedies against each other: options that compose, one table, the same data, budget and seeds in every row."""
+"""Remedies side by side: options that compose, one table, the same data, budget and seeds in every row."""
 
 from jacspec.comparison.compare import Prepared as Prepared
 from jacspec.comparison.compare import compare as compare

@@ -114,8 +114,8 @@ def compare(
     Args:
         task: a name such as "temporal_order" or "digits,order=pixel", or a `Task`.
         remedies: one row each, as `Remedy` or as text: "none", "clip=norm:1", "lstm,forget_bias=1".
-        store: folder of finished rows; a second call with the same arguments takes them from there (a `Task` is known
-            by what it prints and by its sha256). None: no folder.
+        store: folder of finished rows; a second call with the same arguments takes them from there (a `Task` is identified
+            by its `repr` and its sha256). None: no folder.
         progress: show a bar, or a function that is called with a sentence after every row.
         **options: of `prepare`: length, width, depth, updates, batch, learning_rate, optimizer, seeds, first_seed.
 
@@ -214,7 +214,7 @@ def prepare(
 
 
 def _changes(remedy: Remedy) -> str:
-    """What a remedy changes, as JSON: refused here, a value that JSON cannot hold does not wait until the row is trained."""
+    """What a remedy changes, as JSON; a value that JSON cannot hold is refused here, before its row is trained."""
     try:
         return json.dumps(remedy.given(), allow_nan=False)
     except (TypeError, ValueError) as error:

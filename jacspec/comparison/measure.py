@@ -72,7 +72,7 @@ class Measure:
         return chain, reading.cotangent(model, chain.states, y_bar)
 
     def _over_depth(self, model: Any, x: Array, batch: Batch) -> tuple[JacobianChain, Array]:
-        """The chain between the first layer and the readout at x, (T, features) or a whole batch, and dE/dh at its end."""
+        """The chain from the first layer to the readout at x, (T, features) or a whole batch, and dE/dh at its end."""
         vectors = x.reshape(len(x), -1) if x.ndim == 3 else x.ravel()
         first, *hidden, head = model.layers(vectors)
         start = first(vectors)

@@ -36,7 +36,7 @@ class Search(NamedTuple):
 def search(plan: Plan, seeds: range, held_out: int) -> Search:
     """The search of a plan for every seed, all judged on the same sequences.
 
-    BatchNorm takes the statistics of what it sees, at the end too: no update has moved the running ones.
+    BatchNorm uses the statistics of the batch, at the end too: without updates the running ones never change.
     """
     start = [plan.make(nnx.Rngs(seed)) for seed in seeds]
     graph, _, rest = nnx.split(start[0], nnx.Param, ...)
@@ -51,7 +51,7 @@ def search(plan: Plan, seeds: range, held_out: int) -> Search:
         return task.loss(y, answered), jnp.mean(task.wrong(y, answered))
 
     def searched(p: Any, key: Array) -> Any:
-        """What one seed finds, and the loss and the fraction wrong of that and of the start."""
+        """The parameters that one seed finds, and (loss, fraction wrong) of these and of the start."""
         sample_key, search_key = jax.random.split(key)
         sample = task.sample(sample_key, plan.batch)
         found = remedies.evolve(

@@ -23,7 +23,7 @@ def linearize(layer: Any, h: Array, x: Any = None) -> Linear:
 
 def jacobian(layer: Any, h: Array, x: Any = None) -> Any:
     """The layer's own step Jacobian, or for a callable without one that of automatic differentiation."""
-    own = getattr(layer, "jacobian", None)
-    if own is None:
+    analytic = getattr(layer, "jacobian", None)
+    if analytic is None:
         return linearize(layer, h, x)
-    return own(h) if x is None else own(h, x)
+    return analytic(h) if x is None else analytic(h, x)

@@ -1,4 +1,4 @@
-"""What a layer asks of its parameters and of the state it is given."""
+"""Checks of the parameters of a layer and of the state that it is given."""
 
 import math
 from typing import Any

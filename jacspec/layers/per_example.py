@@ -71,7 +71,7 @@ class BlockDiagonal:
 class PerExample:
     """h'_b = F(h_b) for each row of a (B, n) state, with a block-diagonal J.
 
-    It stands beside a `BatchNorm` in training mode, whose state is the whole batch; nothing else needs it: elsewhere the
+    It is for layers beside a `BatchNorm` in training mode, whose state is the whole batch; everywhere else the
     batch axis belongs outside, to `jax.vmap` or `jacspec.batched`.
 
     Args:
@@ -100,19 +100,21 @@ class PerExample:
     def __call__(self, h: Array, x: Any = None) -> Array:
         """F(h_b) for each b, shape (B, ...); x is not used."""
         del x
-        _batch(h)
+        _check_batch(h)
         return jax.vmap(self.layer)(h)
 
     def jacobian(self, h: Array, x: Any = None) -> Any:
         """The block-diagonal Jacobian as an operator, (B m) x (B n)."""
         del x
-        _batch(h)
-        if any(callable(leaf) for leaf in jax.tree.leaves(self.layer)):  # a bare function: autodiff knows no blocks
+        _check_batch(h)
+        if any(
+            map(callable, jax.tree.leaves(self.layer))
+        ):  # a bare function, which `BlockDiagonal` cannot carry as leaves
             return _calling.linearize(jax.vmap(self.layer), h)
         return BlockDiagonal(self.layer, h)
 
 
-def _batch(h):
+def _check_batch(h):
     if not hasattr(h, "shape") or len(h.shape) < 2 or h.shape[0] == 0:
         got = f"shape {h.shape}" if hasattr(h, "shape") else type(h).__name__
         raise ValueError(checks.message("layers.PerExample", "h", "must be a batch", got, "(B, n) with B >= 1"))

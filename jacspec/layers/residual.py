@@ -84,23 +84,16 @@ class Residual:
     def __call__(self, h: Array, x: Any = None) -> Array:
         """h + scale F(h), of the shape of h; x goes to the branch if it is given."""
         out = _calling.call(self.layer, h, x)
-        _same_shape(h, out.shape)
+        _check_shape(h, out.shape)
         return h + self.scale * out
 
     def jacobian(self, h: Array, x: Any = None) -> ResidualJacobian:
         """I + scale J_F as an operator; its factors are ``branch scale`` and those of the branch."""
-        _same_shape(h, jax.eval_shape(lambda h: _calling.call(self.layer, h, x), h).shape)
+        _check_shape(h, jax.eval_shape(lambda h: _calling.call(self.layer, h, x), h).shape)
         return ResidualJacobian(_calling.jacobian(self.layer, h, x), self.scale)
 
 
-def _same_shape(h, shape):
+def _check_shape(h, shape):
     if h.shape != shape:
-        text = checks.message(
-            "layers.Residual",
-            "layer",
-            "changes the shape",
-            f"{h.shape} -> {shape}",
-            f"{h.shape}",
-            "Put a layer that changes the width beside the residual ones, not inside.",
-        )
-        raise ValueError(text)
+        got, hint = f"{h.shape} -> {shape}", "Put a layer that changes the width beside the residual ones, not inside."
+        raise ValueError(checks.message("layers.Residual", "layer", "changes the shape", got, f"{h.shape}", hint))

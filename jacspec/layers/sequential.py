@@ -42,14 +42,8 @@ class Sequential:
             raise ValueError(checks.message(name, "layers", "is empty", "no layer", "one layer or more"))
         for i, layer in enumerate(layers):
             if not callable(layer):
-                text = checks.message(
-                    name,
-                    f"layers[{i}]",
-                    "must be callable",
-                    type(layer).__name__,
-                    "layer(h) -> h'",
-                    "Pass the layers one by one, Sequential(a, b), not as a list.",
-                )
+                got, hint = type(layer).__name__, "Pass the layers one by one, Sequential(a, b), not as a list."
+                text = checks.message(name, f"layers[{i}]", "must be callable", got, "layer(h) -> h'", hint)
                 raise TypeError(text)
         object.__setattr__(self, "layers", layers)
 

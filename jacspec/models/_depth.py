@@ -20,7 +20,7 @@ Statistics = list[tuple[Array, Array]]
 def compose(blocks: Sequence[Any], h: Array) -> tuple[Array, list[Statistics]]:
     """F_L(... F_1(h)), and the statistics of every block."""
     found: list[Statistics] = []
-    for _, run in itertools.groupby(blocks, key=_form):
+    for _, run in itertools.groupby(blocks, key=_structure):
         equal = list(run)
         if len(equal) == 1:
             h, seen = _observed(equal[0], h)
@@ -32,8 +32,8 @@ def compose(blocks: Sequence[Any], h: Array) -> tuple[Array, list[Statistics]]:
     return h, found
 
 
-def _form(block: Any) -> tuple[Any, list[tuple[int, ...]]]:
-    """What two blocks must share to be one program."""
+def _structure(block: Any) -> tuple[Any, list[tuple[int, ...]]]:
+    """The structure and the shapes that blocks must share to run in one scan."""
     leaves, structure = jax.tree.flatten(block)
     return structure, [leaf.shape for leaf in leaves]
 

@@ -102,8 +102,10 @@ class Deep(nnx.Module):
         checks.one_of(name, "initialization", initialization, weights.LAWS)
         activations.get(activation, function=name)
         if position == "after" and normalization not in OF_STATES:
-            want = f"a normalization of states, {' or '.join(map(repr, OF_STATES))}"
-            raise ValueError(checks.message(name, "position", "is of no meaning here", repr(normalization), want))
+            want = " or ".join(map(repr, OF_STATES))
+            raise ValueError(
+                checks.message(name, "position", "needs a normalization of states", repr(normalization), want)
+            )
         if branch_scale is not None and kind != "residual":
             raise ValueError(checks.message(name, "branch_scale", "needs kind='residual'", branch_scale, "None"))
         self.features, widths = checks.integer(name, "features", features, 1), _widths(name, width, depth)
@@ -131,14 +133,14 @@ class Deep(nnx.Module):
                 block["g"] = norms(W) if normalization == "weight" else jnp.ones(m, dtype)
             if kind == "residual" and l:
                 block["alpha"] = jnp.asarray(alpha, dtype)
-            self.blocks.append(self._held(block, m if kind == "plain" else n if l else None))
+            self.blocks.append(self._variables(block, m if kind == "plain" else n if l else None))
         outputs = checks.integer(name, "outputs", outputs, 1)
         head = weights.draw("gaussian", rngs.params(), (outputs, widths[-1]), dtype, 1.0)
         block = {"W": head, "b": jnp.zeros(outputs, dtype)}
-        self.blocks.append(self._held(block, widths[-1] if kind == "residual" else None))
+        self.blocks.append(self._variables(block, widths[-1] if kind == "residual" else None))
         weights.finite(name, self)
 
-    def _held(self, values: dict[str, Array], n: int | None) -> nnx.Dict:
+    def _variables(self, values: dict[str, Array], n: int | None) -> nnx.Dict:
         """A block's variables, with those of a normalization of n units."""
         held: dict[str, nnx.Variable] = {key: nnx.Param(value) for key, value in values.items()}
         if n is not None and self.normalization in OF_STATES:

@@ -2,9 +2,9 @@
 
     h^1_t = cell_1(h^1_{t-1}, E x_t),    h^l_t = cell_l(h^l_{t-1}, y^{l-1}_t),    output_t = C y^L_t + c
 
-with y^l what a layer shows of its state. Classifier, regressor and language model are this one class: they differ in the
-loss, and in whether every time or the last one is read. The cells are `jacspec.cells`, built from the parameters on
-every call, so that the step which is trained is the step whose Jacobian is asked for.
+where y^l is the output of a layer: its state, or h of an LSTM's (c, h). Classifier, regressor and language model are this
+one class: they differ in the loss, and in whether every time or the last one is read. The cells are `jacspec.cells`, built
+from the parameters on every call, so that the step that is trained is the step whose Jacobian is taken.
 """
 
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ from jacspec.typing import State, Step
 
 
 class Family(NamedTuple):
-    """What initial values must know of a cell.
+    """What is known of a kind of cell where its initial values are made.
 
     Attributes:
         build: the cell.
@@ -56,8 +56,8 @@ FAMILIES: dict[str, Family] = {
 
 
 @pytree
-class Shown:
-    """A cell that shows f of its whole state, as one vector: the real and imaginary parts of an `LRU`."""
+class WithOutput:
+    """A cell whose output is f of its whole state as one vector: of the real and imaginary parts of an `LRU`."""
 
     cell: Any
     activation: str | Activation = static(default="tanh")
@@ -89,7 +89,7 @@ class Recurrent(nnx.Module):
         depth: number of layers.
         readout: "every" time or only the "last".
         embedding: None, or the rank of the input weights of the first layer: U E x with a shared E.
-        activation: of the state or the candidate; for the LRU, of what it shows.
+        activation: of the state or the candidate; of an LRU, of its output.
         initialization: law of the recurrent weights, each gate by itself: "orthogonal", "identity" (with ReLU the IRNN),
             "glorot", "he", "gaussian", "critical" (elman, lstm and reset-after gru) or "critical_orthogonal" (elman).
             None: orthogonal, and for the LRU its own law, eigenvalues uniform on the ring r_min < abs(lambda) < r_max.
@@ -152,36 +152,36 @@ class Recurrent(nnx.Module):
 
         rngs = weights.streams(name, rngs)
         input_gain = weights.number(name, "input_gain", input_gain, 0, dtype=dtype)
-        forget_bias, chrono = self._keeping(name, {"forget_bias": forget_bias, "chrono": chrono})
+        forget_bias, chrono = self._keep_gate(name, {"forget_bias": forget_bias, "chrono": chrono})
         law, gain = self._law(name, initialization, gain, forget_bias, chrono)
         bias = lambda: self._keep_bias(forget_bias, chrono, rngs)
         normal = lambda gain, *shape: weights.draw("gaussian", rngs.params(), shape, dtype, gain)
-        n, shown, drive = self.width, self.width * (1 + (cell == "lru")), self.features
+        n, n_out, n_in = self.width, self.width * (1 + (cell == "lru")), self.features
         if embedding is None:
             self.embedding = None
         else:
-            drive = checks.integer(name, "embedding", embedding, 1)
-            self.embedding = nnx.Param(normal(1.0, drive, self.features))
+            n_in = checks.integer(name, "embedding", embedding, 1)
+            self.embedding = nnx.Param(normal(1.0, n_in, self.features))
         self.cells = nnx.List([])
         for _ in range(sizes["depth"]):
             if cell == "lru":
-                values = weights.ring(name, rngs, n, drive, dtype, input_gain, **options)
+                values = weights.ring(name, rngs, n, n_in, dtype, input_gain, **options)
             else:
                 gates = FAMILIES[cell].gates
                 lead = () if gates is None else (gates,)
                 values = {"W": weights.draw(law, rngs.params(), (*lead, n, n), dtype, gain)}
-                values |= {"U": normal(input_gain, *lead, n, drive), "b": bias()}
+                values |= {"U": normal(input_gain, *lead, n, n_in), "b": bias()}
             if cell == "minimal_rnn":
                 values |= {"V": normal(input_gain, n, n), "c": jnp.zeros(n, dtype)}
             self.cells.append(nnx.Dict({key: nnx.Param(value) for key, value in values.items()}))
-            drive = shown
+            n_in = n_out
         count = sizes["outputs"]
-        self.head = nnx.Dict(W=nnx.Param(normal(1.0, count, shown)), b=nnx.Param(jnp.zeros(count, dtype)))
+        self.head = nnx.Dict(W=nnx.Param(normal(1.0, count, n_out)), b=nnx.Param(jnp.zeros(count, dtype)))
         self.steps()  # the cells check their own options
         weights.finite(name, self)
 
-    def _keeping(self, name: str, given: dict[str, Any]) -> tuple[float | None, float | None]:
-        """The two ways to set the bias of the gate that keeps, checked."""
+    def _keep_gate(self, name: str, given: dict[str, Any]) -> tuple[float | None, float | None]:
+        """The two options that set the bias of the gate that keeps the state, checked."""
         for argument, value in given.items():
             if value is not None and FAMILIES[self.cell].keeps is None:
                 text = f"needs a gate that keeps the state, and {self.cell!r} has none"
@@ -233,11 +233,11 @@ class Recurrent(nnx.Module):
     def _cell(self, parameters: Any, embedding: Array | None) -> Step:
         """One layer's cell; U E is the input weight of one that sees the input itself."""
         values = {name: value[...] for name, value in parameters.items()}
-        entry = "B" if self.cell == "lru" else "U"
+        input_weight = "B" if self.cell == "lru" else "U"
         if embedding is not None:
-            values[entry] = matmul(values[entry], embedding)
+            values[input_weight] = matmul(values[input_weight], embedding)
         if self.cell == "lru":
-            return Shown(cells.LRU(**values), self.activation)
+            return WithOutput(cells.LRU(**values), self.activation)
         return FAMILIES[self.cell].build(**values, activation=self.activation, **dict(self.options))
 
     def steps(self) -> list[Step]:
@@ -293,9 +293,9 @@ class Recurrent(nnx.Module):
         return self._reader(self.steps())(h)
 
     def _reader(self, steps: list[Step]) -> Any:
-        show = getattr(steps[-1], "output", lambda h: h)
+        output = getattr(steps[-1], "output", lambda h: h)
         head = layers.Dense(self.head["W"][...], self.head["b"][...])
-        return lambda h: head(show(h if len(steps) == 1 else h[-1]))
+        return lambda h: head(output(h if len(steps) == 1 else h[-1]))
 
     def chain(self, inputs: Array, **options: Any) -> JacobianChain:
         """The Jacobian chain of the state along one sequence, from the zero state.

@@ -1,4 +1,4 @@
-"""Initial weights by the name of their law, and what the models ask of their numbers."""
+"""Initial weights by the name of their law, and the checks that all models make."""
 
 import functools
 import math
@@ -21,11 +21,11 @@ def draw(law: str, key: Array, shape: tuple[int, ...], dtype: Any, gain: float) 
 
     The identity of a matrix that is not square is orthogonal.
     """
-    return gain * _unit(law, key, shape, dtype)
+    return gain * _of_gain_one(law, key, shape, dtype)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2, 3))  # a model is made of many draws of few shapes
-def _unit(law: str, key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+def _of_gain_one(law: str, key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
     *gates, out, fan_in = shape
     if law == "identity" and out == fan_in:
         return jnp.broadcast_to(initializers.identity(out, dtype), shape)
@@ -98,12 +98,12 @@ def floating(function: str, dtype: Any) -> Any:
     """A dtype for parameters.
 
     Raises:
-        TypeError: if it is none, or not floating.
+        TypeError: if it is no dtype, or not floating.
     """
     try:
         found = jnp.dtype(dtype)
     except TypeError as error:
-        raise TypeError(checks.message(function, "dtype", "is none", repr(dtype), "say jnp.float32")) from error
+        raise TypeError(checks.message(function, "dtype", "is no dtype", repr(dtype), "say jnp.float32")) from error
     if not jnp.issubdtype(found, jnp.floating):
         raise TypeError(checks.message(function, "dtype", "must be floating", found, "say jnp.float32"))
     return found

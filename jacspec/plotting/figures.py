@@ -83,7 +83,7 @@ def figure(
 ) -> tuple["Figure", Any]:
     """A figure as wide as a column, and its axes.
 
-    The sizes of what is drawn later come from the settings of that moment: draw inside `style`, as the runner does.
+    What is drawn later takes its sizes from the settings of that moment: draw inside `style`, as the runner does.
 
     Args:
         width: ``"single"`` (3.25 in) or ``"double"`` (6.75 in).
@@ -146,15 +146,8 @@ def plot_log(ax: "Axes", x: Any, y: Any, *args: Any, resolved: Any = None, **opt
             message("plotting.plot_log", "y", "does not fit x", repr((x.shape, y.shape)), "two vectors of one length")
         )
     if not np.isfinite(x).all():
-        raise ValueError(
-            message(
-                "plotting.plot_log",
-                "x",
-                "has non-finite values",
-                repr(int((~np.isfinite(x)).sum())),
-                "finite positions",
-            )
-        )
+        got = repr(int((~np.isfinite(x)).sum()))
+        raise ValueError(message("plotting.plot_log", "x", "has non-finite values", got, "finite positions"))
     known = np.broadcast_to(True if resolved is None else np.asarray(resolved, bool), y.shape)
     finite = np.isfinite(y) & known
     neighbors = np.append(False, finite[:-1]) | np.append(finite[1:], False)[: len(y)]
@@ -169,17 +162,8 @@ def plot_log(ax: "Axes", x: Any, y: Any, *args: Any, resolved: Any = None, **opt
     for where, marker, height in marks:
         if where.any():
             look = {"color": line.get_color(), "marker": marker, "markersize": 4, "markerfacecolor": "none"}
-            heights = np.full(int(where.sum()), height)
-            ax.plot(
-                x[where],
-                heights,
-                transform=edge,
-                linestyle="none",
-                markevery=1,
-                clip_on=False,
-                label="_off_scale",
-                **look,
-            )
+            look |= {"transform": edge, "linestyle": "none", "markevery": 1, "clip_on": False}
+            ax.plot(x[where], np.full(int(where.sum()), height), label="_off_scale", **look)
     return int((~np.isfinite(y)).sum())
 
 

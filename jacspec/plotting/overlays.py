@@ -66,17 +66,8 @@ def plot_spectrum(
     """
     horizons = np.unique(np.asarray(getattr(log_singular_values, "horizons", 0)))
     if horizons.size > 1:
-        hint = "Draw one at a time."
-        raise ValueError(
-            message(
-                "plotting.plot_spectrum",
-                "log_singular_values",
-                "mixes horizons",
-                repr(horizons.tolist()),
-                "one horizon",
-                hint,
-            )
-        )
+        argument, got, hint = "log_singular_values", repr(horizons.tolist()), "Draw one at a time."
+        raise ValueError(message("plotting.plot_spectrum", argument, "mixes horizons", got, "one horizon", hint))
     resolved = np.asarray(getattr(log_singular_values, "resolved", True))
     log_singular_values = getattr(log_singular_values, "log_singular_values", log_singular_values)
     values = _measured("plot_spectrum", "log_singular_values", log_singular_values)
@@ -198,11 +189,8 @@ def _measured(function: str, argument: str, values: Any) -> np.ndarray:
             message(f"plotting.{function}", argument, "has the wrong shape", repr(values.shape), "(n,) or (draws, n)")
         )
     if (np.isnan(values) | (values == np.inf)).any():
-        raise ValueError(
-            message(
-                f"plotting.{function}", argument, "has NaN or inf", repr("them"), "numbers, and -inf for exact zeros"
-            )
-        )
+        expected = "numbers, and -inf for exact zeros"
+        raise ValueError(message(f"plotting.{function}", argument, "has NaN or inf", expected=expected))
     return values
 
 

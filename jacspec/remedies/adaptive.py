@@ -16,7 +16,7 @@ from jacspec.remedies.clipping import clipping, rescaled, threshold
 from jacspec.remedies.norm import Norm, magnitude, norm, shifted
 
 MOST_AXES = 5
-"""Of a Flax kernel: three of space, in and out."""
+"""Axes of a Flax kernel at most: three of space, in and out."""
 
 
 def adaptive_clip(
@@ -64,7 +64,7 @@ def adaptive_clip(
 
     def check(params):
         for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-            _inputs(name, "params" + jax.tree_util.keystr(path), jnp.shape(leaf), axis)
+            _unit_axes(name, "params" + jax.tree_util.keystr(path), jnp.shape(leaf), axis)
 
     def rule(leaves, weights, whole, memory):
         del whole
@@ -73,22 +73,22 @@ def adaptive_clip(
             raise ValueError(checks.message(name, "params", "is missing", "None", "the parameters", hint))
         new, marks = [], [jnp.zeros((), bool)]
         for G, W in zip(leaves, weights, strict=True):
-            over, dtype = _inputs(name, "params", G.shape, axis), at_least_float32(G, W)
+            over, dtype = _unit_axes(name, "params", G.shape, axis), at_least_float32(G, W)
             weight, size = (norm([x.astype(dtype)], over) for x in (W, G))
-            size = size._replace(root=jnp.where(weight.finite, size.root, jnp.nan))
+            size = size._replace(scaled=jnp.where(weight.finite, size.scaled, jnp.nan))
             least, share = magnitude(floor, dtype), magnitude(factor, dtype)
             larger = Norm(*(jnp.where(weight.reaches(least), a, b) for a, b in zip(weight, least, strict=True)))
-            bound = Norm(shifted(share.root, larger.exponent) * larger.root, share.exponent)
+            bound = Norm(shifted(share.scaled, larger.exponent) * larger.scaled, share.exponent)
             (clipped,), hit = rescaled([G], size, bound, factor=True)
             new.append(clipped)
             marks.append(hit.any())
         return new, jnp.stack(marks).any(), memory
 
-    own = {"clipping_factor": factor, "eps": floor, "clipping_factor * eps": factor * floor}
-    return clipping(name, rule, thresholds=own, check=check)
+    thresholds = {"clipping_factor": factor, "eps": floor, "clipping_factor * eps": factor * floor}
+    return clipping(name, rule, thresholds=thresholds, check=check)
 
 
-def _inputs(name: str, leaf: str, shape: tuple[int, ...], axis: int | tuple[int, ...] | None) -> tuple[int, ...]:
+def _unit_axes(name: str, leaf: str, shape: tuple[int, ...], axis: int | tuple[int, ...] | None) -> tuple[int, ...]:
     """The axes over which the norm of a unit is taken."""
     ndim, every = len(shape), tuple(range(len(shape)))
     if ndim <= 1 or (axis is None and sum(n > 1 for n in shape) <= 1):
@@ -160,29 +160,29 @@ def zclip(
     name = "remedies.zclip"
     z_threshold, eps = threshold(name, "z_threshold", z_threshold), threshold(name, "eps", eps)
     ceiling = math.inf if max_norm is None else threshold(name, "max_norm", max_norm)
-    alpha = _inside(name, "decay", decay, 1)
+    alpha = _below(name, "decay", decay, 1)
     warm_up = checks.integer(name, "warm_up", warm_up, 2, checks.INT32_MAX)
 
     def rule(leaves, weights, whole, memory):
         del weights
-        size = _size(whole, memory.mean.dtype)
+        size = _as_number(whole, memory.mean.dtype)
         started = memory.count >= warm_up
         z = (size - memory.mean) / (memory.deviation + eps)
         outlier = started & (z > z_threshold)
         share = z_threshold / jnp.where(outlier, z, 1)
         adapted = jnp.where(outlier, memory.mean + z_threshold * share * memory.deviation, size)
         bound = jnp.minimum(jnp.where(outlier, adapted, jnp.inf), ceiling)
-        new, clipped = rescaled(leaves, whole, magnitude(bound, whole.root.dtype))
-        return new, clipped, _keep(whole, _moved(memory, adapted, started, alpha), memory)
+        new, clipped = rescaled(leaves, whole, magnitude(bound, whole.scaled.dtype))
+        return new, clipped, _keep(whole, _with_one_more(memory, adapted, started, alpha), memory)
 
     def memory(dtype: Any) -> Moments:
         return Moments(jnp.zeros((), jnp.int32), jnp.zeros((), dtype), jnp.zeros((), dtype))
 
-    own = {"z_threshold": z_threshold, "eps": eps, "max_norm": ceiling}
-    return clipping(name, rule, memory, thresholds=own)
+    thresholds = {"z_threshold": z_threshold, "eps": eps, "max_norm": ceiling}
+    return clipping(name, rule, memory, thresholds=thresholds)
 
 
-def _moved(old: Moments, norm: Array, started: Array, alpha: float) -> Moments:
+def _with_one_more(old: Moments, norm: Array, started: Array, alpha: float) -> Moments:
     """The moments with one more norm: plain (Welford's update) during the warm-up, exponential after it.
 
     The exponential deviation is taken from the new mean, sd^2 <- alpha sd^2 + (1 - alpha) (norm - mu)^2. Roots are
@@ -232,13 +232,13 @@ def autoclip(percentile: float = 10.0, *, window: int = 1000) -> optax.GradientT
         [2.0]
     """
     name = "remedies.autoclip"
-    fraction = _inside(name, "percentile", percentile, 100, closed=True) / 100
+    fraction = _below(name, "percentile", percentile, 100, closed=True) / 100
     window = checks.integer(name, "window", window, 1, checks.INT32_MAX)
     affordable(name, "window", window, window, "its norms")
 
     def rule(leaves, weights, whole, memory):
         del weights
-        size = _size(whole, memory.ring.dtype)
+        size = _as_number(whole, memory.ring.dtype)
         seen = History(memory.count + 1, memory.ring.at[memory.count % window].set(size))
         last = jnp.minimum(seen.count, window) - 1
         place = fraction * last.astype(size.dtype)
@@ -246,7 +246,7 @@ def autoclip(percentile: float = 10.0, *, window: int = 1000) -> optax.GradientT
         ordered = jnp.sort(seen.ring)  # empty places hold inf and come last
         low, high = ordered[below], ordered[jnp.minimum(below + 1, last)]
         bound = low + (place - below) * (high - low)
-        bound = magnitude(jnp.where(bound < size, bound, jnp.inf), whole.root.dtype)
+        bound = magnitude(jnp.where(bound < size, bound, jnp.inf), whole.scaled.dtype)
         new, clipped = rescaled(leaves, whole, bound)
         return new, clipped, _keep(whole, seen, memory)
 
@@ -256,7 +256,7 @@ def autoclip(percentile: float = 10.0, *, window: int = 1000) -> optax.GradientT
     return clipping(name, rule, memory, thresholds={})
 
 
-def _size(norm: Norm, dtype: Any) -> Array:
+def _as_number(norm: Norm, dtype: Any) -> Array:
     """The norm as a number, at most the largest of the dtype."""
     return jnp.minimum(norm.value, jnp.finfo(dtype).max).astype(dtype)
 
@@ -266,7 +266,7 @@ def _keep(norm: Norm, new: Any, old: Any) -> Any:
     return type(new)(*(jnp.where(norm.finite, a, b) for a, b in zip(new, old, strict=True)))
 
 
-def _inside(name: str, argument: str, value: Any, high: float, *, closed: bool = False) -> Any:
+def _below(name: str, argument: str, value: Any, high: float, *, closed: bool = False) -> Any:
     """`value` in (0, high), or in (0, high]."""
     bounds = f"0 < {argument} {'<=' if closed else '<'} {high}"
     return checks.number(name, argument, value, bounds, lambda v: 0 < v < high or (closed and v == high))

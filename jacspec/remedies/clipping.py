@@ -40,10 +40,12 @@ def rescaled(leaves: list[Array], size: Norm, bound: Norm, *, factor: bool = Fal
     With `factor`, they are multiplied by bound / norm, else divided by the norm first: as Optax rounds the one or the other.
     """
     clipped = size.reaches(bound) & size.finite
-    root = jnp.where(size.root > 0, size.root, 1)
-    goal = jnp.where(clipped, bound.root, 1)  # an infinite one would multiply a derivative of zero
+    divisor = jnp.where(size.scaled > 0, size.scaled, 1)
+    goal = jnp.where(clipped, bound.scaled, 1)  # an infinite one would multiply a derivative of zero
     exponent = jnp.where(clipped, bound.exponent, size.exponent)
-    brought = [brought_down(g.astype(root.dtype), root, size.exponent, goal, exponent, factor=factor) for g in leaves]
+    brought = [
+        brought_down(g.astype(divisor.dtype), divisor, size.exponent, goal, exponent, factor=factor) for g in leaves
+    ]
     return [select(clipped, size.finite, b, g) for b, g in zip(brought, leaves, strict=True)], clipped
 
 
@@ -225,7 +227,7 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
 
     def rule(leaves, weights, size, memory):
         del weights
-        new, clipped = rescaled(leaves, size, magnitude(bound, size.root.dtype))
+        new, clipped = rescaled(leaves, size, magnitude(bound, size.scaled.dtype))
         return new, clipped, memory
 
     return clipping(name, rule, thresholds={"max_norm": bound})

@@ -1,4 +1,4 @@
-"""Training without gradients, by evosax: what neither vanishes nor explodes is never asked for.
+"""Training without gradients, by evosax: nothing that could vanish or explode is computed.
 
 The parameters are one vector x of n numbers; a search draws a population around what it knows, sees the losses, and
 moves. Only the order of the losses matters to the strategies, so that a loss may be discontinuous or infinite.
@@ -122,21 +122,21 @@ def evolve(
     start = flat.astype(jnp.result_type(float))
     with jax.ensure_compile_time_eval():
         search, options = _search(algorithm, flat.size, population, std, learning_rate)
-    first, *keys = jax.random.split(key, 3)
+    init_key, *keys = jax.random.split(key, 3)
     if algorithm in POPULATION_BASED:
-        crowd = start + std * jax.random.normal(keys[0], (population, start.size), start.dtype).at[0].set(0)
-        state = search.init(first, crowd, jax.vmap(evaluate)(crowd), options)
+        candidates = start + std * jax.random.normal(keys[0], (population, start.size), start.dtype).at[0].set(0)
+        state = search.init(init_key, candidates, jax.vmap(evaluate)(candidates), options)
     else:
-        state = search.init(first, start, options)
+        state = search.init(init_key, start, options)
 
     def generation(state, key):
         ask, tell = jax.random.split(key)
-        crowd, state = search.ask(ask, state, options)
-        losses = jax.vmap(evaluate)(crowd)
+        candidates, state = search.ask(ask, state, options)
+        losses = jax.vmap(evaluate)(candidates)
         if algorithm == "lm_ma_es":  # evosax 0.3 weighs its draws z by rank without sorting them first
             order = jnp.argsort(losses)
-            crowd, losses, state = crowd[order], losses[order], state.replace(z=state.z[order])
-        state, _ = search.tell(tell, crowd, losses, state, options)
+            candidates, losses, state = candidates[order], losses[order], state.replace(z=state.z[order])
+        state, _ = search.tell(tell, candidates, losses, state, options)
         return state, (state.best_fitness, losses.min())
 
     state, (best, generation_best) = lax.scan(generation, state, jax.random.split(keys[1], generations))
@@ -153,7 +153,7 @@ def evolve(
 def _options(
     name: str, algorithm: str, n: int, population: Any, generations: Any, std: Any, rate: Any
 ) -> tuple[Any, Any]:
-    """Raise for what the search would choke on; `std` and `rate` as floats."""
+    """`std` and `rate` as floats; every option that the search cannot work with is refused."""
     if n == 0:
         raise ValueError(checks.message(name, "parameters", "is empty", "n=0", "n >= 1"))
     checks.integer(name, "population", population, 4, checks.INT32_MAX)
@@ -181,11 +181,11 @@ def _search(algorithm: str, n: int, population: int, std: float, learning_rate: 
     """The search of evosax on vectors, and its options."""
     from evosax import algorithms  # takes seconds to import
 
-    own: dict[str, Any] = {}
+    given: dict[str, Any] = {}
     if algorithm == "open_es":
-        own["optimizer"] = optax.adam(learning_rate)
+        given["optimizer"] = optax.adam(learning_rate)
     if algorithm in ("open_es", "simple_ga"):
-        own["std_schedule"] = optax.constant_schedule(std)
-    search = getattr(algorithms, ALGORITHMS[algorithm])(population_size=population, solution=np.zeros(n), **own)
+        given["std_schedule"] = optax.constant_schedule(std)
+    search = getattr(algorithms, ALGORITHMS[algorithm])(population_size=population, solution=np.zeros(n), **given)
     options = search.default_params
     return search, options.replace(std_init=jnp.asarray(std)) if hasattr(options, "std_init") else options

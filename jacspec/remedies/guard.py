@@ -1,4 +1,4 @@
-"""The last door before the parameters: what is not finite does not pass, however often it comes."""
+"""A guard around any optimizer: an update that is not finite is never applied, however many come in a row."""
 
 from typing import Any, NamedTuple
 
@@ -56,7 +56,7 @@ def reject_nonfinite(transformation: optax.GradientTransformation) -> optax.Grad
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         new, after = inner.update(updates, state.inner, params, **extra)
-        moved = new if params is None else _moved(params, new)
+        moved = new if params is None else _new_parameters(params, new)
         ok = all_finite(updates) & all_finite(new) & all_finite(moved) & _stays_finite(state.inner, after)
         keep = lambda a, b: a if isinstance(a, ClipReport) else jnp.where(ok, a, b)
         report = RejectReport(
@@ -71,12 +71,12 @@ def reject_nonfinite(transformation: optax.GradientTransformation) -> optax.Grad
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _moved(params: Any, updates: Any) -> list[Array]:
+def _new_parameters(params: Any, updates: Any) -> list[Array]:
     """The parameters after the update, added before they are cast, as `optax.apply_updates` does, and in float8 too."""
     narrow = lambda x: jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize == 1
     wide = lambda x: x.astype(jnp.float32) if narrow(x) else x  # JAX promotes no float8
-    own = matching("remedies.reject_nonfinite", params, updates)
-    pairs = zip(own, map(jnp.asarray, jax.tree.leaves(updates)), strict=True)
+    leaves = matching("remedies.reject_nonfinite", params, updates)
+    pairs = zip(leaves, map(jnp.asarray, jax.tree.leaves(updates)), strict=True)
     return [(wide(p) + wide(u)).astype(p.dtype) for p, u in pairs]
 
 

@@ -1,4 +1,4 @@
-"""Norms as pairs (root, exponent), by whose arithmetic no number overflows, underflows or loses its derivative."""
+"""Norms as pairs (scaled, exponent), by whose arithmetic no number overflows, underflows or loses its derivative."""
 
 import math
 from collections.abc import Sequence
@@ -15,31 +15,31 @@ LEAST = -(2**20)
 
 
 class Norm(NamedTuple):
-    """The Euclidean norm root 2^exponent of a group of entries; the root may be 0."""
+    """The Euclidean norm of a group of entries as scaled * 2^exponent; `scaled` stays within the dtype, and may be 0."""
 
-    root: Array
+    scaled: Array
     exponent: Array
 
     @property
     def value(self) -> Array:
         """As a number: inf beyond the dtype."""
-        return shifted(self.root, self.exponent)
+        return shifted(self.scaled, self.exponent)
 
     @property
     def log(self) -> Array:
         """Natural log: -inf for zero, NaN if an entry is not finite."""
-        live = self.root > 0
-        log = jnp.log(jnp.where(live, self.root, 1)) + self.exponent * jnp.log(jnp.asarray(2, self.root.dtype))
+        live = self.scaled > 0
+        log = jnp.log(jnp.where(live, self.scaled, 1)) + self.exponent * jnp.log(jnp.asarray(2, self.scaled.dtype))
         return jnp.where(self.finite, jnp.where(live, log, -jnp.inf), jnp.nan)
 
     @property
     def finite(self) -> Array:
-        """Whether every entry is: the root of finite entries cannot overflow."""
-        return jnp.isfinite(self.root)
+        """Whether every entry is: the scaled norm of finite entries cannot overflow."""
+        return jnp.isfinite(self.scaled)
 
     def reaches(self, bound: "Norm") -> Array:
         """Whether the norm is >= `bound` > 0, compared beyond the range of the dtype too; never for a zero norm."""
-        return (self.root >= shifted(bound.root, bound.exponent - self.exponent)) & (self.root > 0)
+        return (self.scaled >= shifted(bound.scaled, bound.exponent - self.exponent)) & (self.scaled > 0)
 
 
 def magnitude(value: Array | float, dtype: Any) -> Norm:
@@ -65,13 +65,13 @@ def norm(leaves: list[Array], axis: Any = None) -> Norm:
     dtype = at_least_float32(*leaves)
     leaves = [g.astype(dtype) for g in leaves]
     _, whole = parts_and_norm(leaves, axis)
-    root = lax.stop_gradient(whole.root)
-    exponent = beyond(mantissa_and_exponent(root)[1] + whole.exponent, dtype)
+    scaled = lax.stop_gradient(whole.scaled)
+    exponent = beyond(mantissa_and_exponent(scaled)[1] + whole.exponent, dtype)
     return Norm(length(exponent, *leaves, axis=axis), exponent)
 
 
 def parts_and_norm(leaves: Sequence[Array], axis: Any = None) -> tuple[list[Array], Norm]:
-    """The entries as parts of 2^E, the power of two above the largest, and their norm root 2^E: over what `norm` says."""
+    """The entries divided by 2^E, the power of two above the largest, and their norm scaled * 2^E; axes as in `norm`."""
     dtype = at_least_float32(*leaves)
     wide = [g.astype(dtype) for g in leaves]
     keep = axis is not None
@@ -88,19 +88,19 @@ def parts_and_norm(leaves: Sequence[Array], axis: Any = None) -> tuple[list[Arra
 def length(exponent: Array, *leaves: Array, axis: Any) -> Array:
     """The norm divided by 2^exponent; where it is 0, its derivative is 0."""
     _, whole = parts_and_norm(leaves, axis)
-    return shifted(whole.root, whole.exponent - exponent)
+    return shifted(whole.scaled, whole.exponent - exponent)
 
 
 @length.defjvp
 def _length_jvp(primals, tangents, *, axis):
     (exponent, *leaves), (_, *changes) = primals, tangents
-    root = length(exponent, *leaves, axis=axis)
-    some = jnp.where(root > 0, root, 1)
-    change = jnp.zeros_like(root)
+    scaled = length(exponent, *leaves, axis=axis)
+    divisor = jnp.where(scaled > 0, scaled, 1)
+    change = jnp.zeros_like(scaled)
     for g, dg in zip(leaves, changes, strict=True):
-        share = brought_down(g, some, exponent, jnp.ones_like(root), jnp.zeros_like(exponent), factor=False)
+        share = brought_down(g, divisor, exponent, jnp.ones_like(scaled), jnp.zeros_like(exponent), factor=False)
         change = change + jnp.sum(share * dg, axis=axis, keepdims=axis is not None)
-    return root, shifted(jnp.ones_like(root), -exponent) * change
+    return scaled, shifted(jnp.ones_like(scaled), -exponent) * change
 
 
 @Primitive
@@ -128,17 +128,17 @@ def mantissa_and_exponent(x: Array) -> tuple[Array, Array]:
 
 
 @Primitive
-def brought_down(x: Array, root: Array, top: Array, goal: Array, exponent: Array, *, factor: bool) -> Array:
-    """x / (root 2^top) goal 2^exponent, in that order, or with goal / root first for a `factor`."""
-    (m, e), (r, re), (c, ce) = map(mantissa_and_exponent, (x, root, goal))
+def brought_down(x: Array, scaled: Array, top: Array, goal: Array, exponent: Array, *, factor: bool) -> Array:
+    """x / (scaled * 2^top) * goal * 2^exponent, in that order; with `factor`, goal / scaled first."""
+    (m, e), (r, re), (c, ce) = map(mantissa_and_exponent, (x, scaled, goal))
     return jnp.ldexp(m * (c / r) if factor else (m / r) * c, (e - re - top) + (ce + exponent))
 
 
 @brought_down.defjvp
 def _brought_down_jvp(primals, tangents, *, factor):
-    (x, root, top, goal, exponent), (dx, droot, _, dgoal, _) = primals, tangents
-    one, zero = jnp.ones_like(root), jnp.zeros_like(top)
-    ratio = brought_down(one, root, top, goal, exponent, factor=factor)
-    share = brought_down(x, root, top, one, zero, factor=factor)  # both <= 1 where it clips
-    change = shifted(one, exponent) * dgoal - brought_down(one, root, zero, goal, exponent, factor=factor) * droot
+    (x, scaled, top, goal, exponent), (dx, dscaled, _, dgoal, _) = primals, tangents
+    one, zero = jnp.ones_like(scaled), jnp.zeros_like(top)
+    ratio = brought_down(one, scaled, top, goal, exponent, factor=factor)
+    share = brought_down(x, scaled, top, one, zero, factor=factor)  # both <= 1 where it clips
+    change = shifted(one, exponent) * dgoal - brought_down(one, scaled, zero, goal, exponent, factor=factor) * dscaled
     return brought_down(*primals, factor=factor), ratio * dx + share * change

@@ -1,4 +1,4 @@
-"""Penalties on how gradients travel: Pascanu's Omega (they keep their norm) and gradient flossing (exponents near 0).
+"""Regularizers of gradients: Pascanu's Omega (every step keeps their norm) and gradient flossing (exponents near 0).
 
 Both are differentiable scalars of a `JacobianChain`, to be added to the loss; over a batch, take the mean of a `vmap`.
 """
@@ -72,16 +72,16 @@ def pascanu_omega(
     least = checks.number(name, "threshold", threshold, "a finite threshold >= 0", lambda v: 0 <= v < math.inf)
     log_least = math.log(least) if isinstance(least, float) and least > 0 else jnp.log(least)  # beyond the dtype too
 
-    passing = cotangent if isinstance(cotangent, Adjoints) else adjoints(chain, cotangent)
-    logs = passing.log_norms[1:]
+    gradients = cotangent if isinstance(cotangent, Adjoints) else adjoints(chain, cotangent)
+    logs = gradients.log_norms[1:]
     if hold:
-        passing = lax.stop_gradient(passing)
-    counts = passing.resolved[1:] & (logs > -jnp.inf) & (2 * logs >= log_least)
+        gradients = lax.stop_gradient(gradients)
+    counts = gradients.resolved[1:] & (logs > -jnp.inf) & (2 * logs >= log_least)
 
     def step(carry, J, g):
         return carry, norms((_weights_only(name, J) if hold else J).pull(g[:, None]), axis=0)[0]
 
-    _, ratios = chain.fold(step, (), xs=_later(chain, passing.directions))
+    _, ratios = chain.fold(step, (), xs=_later(chain, gradients.directions))
     r = series.stacked(ratios)
     terms = ((r if form == "norm" else r**2) - 1) ** 2
     total = jnp.sum(jnp.where(counts, terms, 0))

@@ -10,7 +10,7 @@ from jacspec._ground.precision import at_least_float32
 from jacspec.remedies.clipping import threshold, within
 from jacspec.remedies.norm import parts_and_norm
 
-MAX_STEPS = 100  # five to ten are normal
+MAX_STEPS = 100  # Newton steps; five to ten are normal
 
 
 def importance_weights(train_features: Array, test_features: Array, *, penalty: float = 1e-3) -> Array:

@@ -69,7 +69,7 @@ def _as_float(name: str, value: Any) -> float:
 def claims_of(figure: str, rows: Iterable[Sequence[Any]]) -> list[Claim]:
     """The claims of a figure from rows (claim, source, expected, tolerance, measured) and perhaps the kind."""
     names = ("claim", "source", "expected", "tolerance", "measured", "kind")
-    rows = _listed("claims_of", "rows", rows)
+    rows = _as_list("claims_of", "rows", rows)
     for row in rows:
         if not isinstance(row, Sequence) or isinstance(row, str) or not len(names) - 1 <= len(row) <= len(names):
             raise ValueError(
@@ -81,7 +81,7 @@ def claims_of(figure: str, rows: Iterable[Sequence[Any]]) -> list[Claim]:
 def write_claims(
     claims: Sequence[Claim], folder: str | os.PathLike, *, replace: Iterable[str] = ()
 ) -> list[dict[str, Any]]:
-    """Write `claims.json` and `claims.md` in `folder`; the claims of other figures that stand there are kept.
+    """Write `claims.json` and `claims.md` in `folder`; the claims of other figures in them are kept.
 
     Args:
         claims: The claims of the figures just drawn.
@@ -95,7 +95,7 @@ def write_claims(
         ResultError: The `claims.json` that is there is not one.
         TypeError: What is no `Claim`, or no folder.
     """
-    claims, replace = _listed("write_claims", "claims", claims), _listed("write_claims", "replace", replace)
+    claims, replace = _as_list("write_claims", "claims", claims), _as_list("write_claims", "replace", replace)
     for claim in claims:
         if not isinstance(claim, Claim):
             raise TypeError(message("results.write_claims", "claims", "holds what is no Claim", repr(claim), "Claims"))
@@ -111,8 +111,8 @@ def write_claims(
 
 def claims_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The claims as a Markdown table under a line that counts those that hold."""
-    rows = _listed("claims_table", "rows", rows)
-    if not all(isinstance(row, Mapping) and row.keys() == _names() and _is(row) for row in rows):
+    rows = _as_list("claims_table", "rows", rows)
+    if not all(isinstance(row, Mapping) and row.keys() == _field_names() and _is_claim(row) for row in rows):
         raise ValueError(
             message("results.claims_table", "rows", "has a row that is no claim", repr(rows), "claims as dicts")
         )
@@ -120,7 +120,7 @@ def claims_table(rows: Sequence[Mapping[str, Any]]) -> str:
     table = [["figure", "claim", "source", "expected", "tolerance", "measured", "holds"]]
     for r in rows:
         words = [str(r[k]).replace("|", "\\|").replace("\n", " ") for k in ("figure", "claim", "source")]
-        numbers = [sign[r["kind"]] + _number(r["expected"]), _number(r["tolerance"]), _number(r["measured"])]
+        numbers = [sign[r["kind"]] + _text(r["expected"]), _text(r["tolerance"]), _text(r["measured"])]
         table.append([*words, *numbers, "yes" if r["holds"] else "**no**"])
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in table]
@@ -135,19 +135,19 @@ def _old_claims(path: Path) -> list[dict[str, Any]]:
         rows = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise broken(path, f"not JSON ({error})") from error
-    names = _names()
+    names = _field_names()
     if not isinstance(rows, list) or not all(
-        isinstance(row, dict) and row.keys() == names and _is(row) for row in rows
+        isinstance(row, dict) and row.keys() == names and _is_claim(row) for row in rows
     ):
         raise broken(path, f"not a list of claims with the fields {sorted(names)}. Delete it and draw all figures")
     return rows
 
 
-def _names() -> set[str]:
+def _field_names() -> set[str]:
     return {field.name for field in dataclasses.fields(Claim)}
 
 
-def _listed(function: str, argument: str, values: Any) -> list[Any]:
+def _as_list(function: str, argument: str, values: Any) -> list[Any]:
     try:
         return list(values)
     except TypeError as error:
@@ -155,7 +155,7 @@ def _listed(function: str, argument: str, values: Any) -> list[Any]:
         raise TypeError(message(f"results.{function}", argument, "is no list", repr(got), "a list")) from error
 
 
-def _is(row: Mapping[str, Any]) -> bool:
+def _is_claim(row: Mapping[str, Any]) -> bool:
     """Whether the fields of a row are what `write_claims` writes."""
     words = all(isinstance(row[name], str) for name in ("figure", "claim", "source"))
     numbers = (row[name] for name in ("expected", "tolerance", "measured"))
@@ -163,5 +163,5 @@ def _is(row: Mapping[str, Any]) -> bool:
     return words and fine and row["kind"] in ("equal", "at_most", "at_least") and isinstance(row["holds"], bool)
 
 
-def _number(value: float | str) -> str:
+def _text(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value:.6g}"

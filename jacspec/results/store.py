@@ -1,4 +1,4 @@
-"""Result files: arrays in an npz, everything needed to trust them in a JSON sidecar; and the table of claims.
+"""Result files: arrays in an npz, and everything needed to trust them in a JSON sidecar.
 
 A result is a pair `<name>.npz`, `<name>.json`. The sidecar holds the configuration, seed, versions, device, flags, wall
 time, the hash of the code, and the SHA-256 of the arrays' file. Both are written whole or not at all. Reading never
@@ -26,7 +26,7 @@ from jacspec._ground.messages import message
 
 FORMAT = 1
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "jacspec")
-_KINDS = "biufcU"
+_KINDS = "biufcU"  # of NumPy: booleans, integers, floating and complex numbers, strings
 _FIELDS: dict[str, Any] = {"config": dict, "arrays": dict, "versions": dict, "code": str, "sha256": str, "device": str}
 _FIELDS |= {"seed": int | None, "wall_time": int | float | None}
 """What a manifest holds, and of what kind."""
@@ -50,10 +50,10 @@ def save(
     Args:
         path: Name of the result, with or without ``.npz``; relative to `root` where there is one.
         arrays: Real or complex numbers, booleans or strings by name.
-        config: What the computation was asked to do: JSON values (NumPy scalars and tuples are converted), no NaN.
-        seed: 0..2**32-1, what the random numbers came from; None: there were none.
+        config: The options of the computation: JSON values (NumPy scalars and tuples are converted), no NaN.
+        seed: 0..2**32-1, of the random numbers; None: there were none.
         wall_time: Seconds the computation took; None: it was not measured.
-        code: What `code_hash` said about the code.
+        code: The `code_hash` of the code.
         root: The folder that the files must lie under; None: the folder that `path` names.
 
     Returns:
@@ -277,7 +277,7 @@ def staleness(
     return "" if manifest["code"] == code else "the code changed"
 
 
-# Small things
+# JSON
 
 
 def _plain(config: Mapping[str, Any], function: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Tasks: what a recurrent network is asked to learn, with what nothing learned would score and what counts as solved.
+"""Tasks for recurrent networks, each with the score of a trivial predictor and the rule by which it counts as solved.
 
 `get(name, **options)` or one of the functions below gives a `Task`: `sample` draws training sequences, `evaluation`
 sequences to judge by, `loss` and `wrong` judge the outputs of a network.

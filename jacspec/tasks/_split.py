@@ -7,13 +7,13 @@ import numpy as np
 from jacspec._ground import checks
 
 HELD_OUT = 0.1
-"""Share of the sequences."""
+"""Share of the sequences that is held out."""
 
 BASE = np.uint64(0x9E3779B97F4A7C15)
-"""Of polynomials modulo 2^64 that stand for stretches of steps: odd, its bits spread (2^64 over the golden ratio)."""
+"""Base of the polynomials modulo 2^64 by which stretches of steps are compared: 2^64 over the golden ratio, an odd number."""
 
 SHARED = 0.5
-"""Share of the sequences that must be continued by another one to be taken for windows of a series. Of independent
+"""If more than this share of the sequences is continued by another one, they count as windows of a series. Of independent
 sequences of symbols at most exp(-1) / 2 = 0.18 find a unique continuation by chance."""
 
 
@@ -21,7 +21,7 @@ def held_out(name: str, split: str, arrays: dict[str, np.ndarray], count: int) -
     """Which of `count` sequences are held out, (count,) bool.
 
     Args:
-        name: of the function that asks.
+        name: the public function that is called, for messages.
         split: "shuffled", "time" or "group:<column>".
         arrays: of the file; the column (count,) is one of them.
         count: number of sequences.
@@ -51,10 +51,10 @@ def held_out(name: str, split: str, arrays: dict[str, np.ndarray], count: int) -
 
 
 def warn_where_shared(name: str, inputs: np.ndarray, test: np.ndarray) -> None:
-    """Warn where held-out sequences stand in the training part too, or overlap with windows that do.
+    """Warn where held-out sequences are in the training part too, or overlap with windows that are.
 
     Args:
-        name: of the function that asks.
+        name: the public function that is called, for messages.
         inputs: (N, T, features).
         test: (N,) bool, which are held out.
     """
@@ -86,16 +86,16 @@ def _shared(steps: np.ndarray, test: np.ndarray) -> np.ndarray:
             if len(pairs[0]) > SHARED * N:
                 stride, links = T - length, [*links, pairs]
     shared = np.isin(head, np.intersect1d(head[test], head[~test]))
-    if links:  # the last pairs have the longest stretch in common, which tells most
+    if links:  # the last pairs share the longest stretch: they are the most certain
         one, other = links[-1]
-        links += _onwards(one, other, N, (T - 1) // stride)
+        links += _farther_pairs(one, other, N, (T - 1) // stride)
     for one, other in links:
         apart = test[one] != test[other]
         shared[one[apart]] = shared[other[apart]] = True
     return shared
 
 
-def _onwards(one: np.ndarray, other: np.ndarray, N: int, reach: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def _farther_pairs(one: np.ndarray, other: np.ndarray, N: int, reach: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """From pairs of a window and the next one, of N, the pairs that are 2, 3, ... `reach` windows apart."""
     after = np.full(N + 1, N)  # N: there is none
     after[one] = other

@@ -1,4 +1,4 @@
-"""Tasks whose sequences are stored: drawing from them, and what can be said of them without looking at an input."""
+"""Tasks whose sequences are stored: drawing from them, and how frequent their classes are."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ def _any_held_out(data: Any, key: Array, count: int) -> Batch:
 
 
 def any_order(key: Array, size: int, count: int) -> Array:
-    """`count` of the numbers below `size` in random order; none comes again before all have come."""
+    """`count` of the numbers below `size` in random order; none is repeated before all have occurred."""
     return random.permutation(key, size)[jnp.arange(count) % size]
 
 

@@ -1,4 +1,4 @@
-"""A task: where its sequences come from, what is asked of them, and when they count as learned.
+"""A task: where its sequences come from, their targets, and when they count as learned.
 
 A task fixes everything that two remedies must have in common to be compared: the law of the data, the loss, what a
 predictor reaches that has learned nothing (`baseline`, `chance`), and the rule by which a sequence is wrong.
@@ -23,12 +23,12 @@ LONGEST = 10**9
 
 
 class Batch(NamedTuple):
-    """Sequences and what is asked of them at every step.
+    """Sequences with a target and a weight at every step.
 
     Attributes:
         inputs: (batch, T, features).
         targets: (batch, T) class numbers, or (batch, T, outputs) numbers where the loss is logistic or squared.
-        weights: (batch, T), weight of each step in the loss; 0 where nothing is asked, and the target means nothing.
+        weights: (batch, T), weight of each step in the loss; 0 where no answer is due and the target means nothing.
     """
 
     inputs: Array
@@ -56,11 +56,11 @@ class Task:
         baseline: loss of the trivial predictor, which knows the law of the targets and has seen no input.
         chance: fraction of sequences that this predictor gets wrong.
         success: largest fraction wrong that counts as solved.
-        tolerance: a sequence is wrong if its mean loss exceeds it; None: if any step that is asked for is wrong (for a
-            squared loss: not exact).
+        tolerance: a sequence is wrong if its mean loss exceeds it; None: if any answer that is due is wrong (for a squared
+            loss: not exact).
         held_out: number of sequences kept for evaluation; 0: fresh ones without end.
         scale: unit of the targets (a squared loss times scale^2 is in the units of the source).
-        labels: what the classes are called where the data come from: class c is `labels[c]`; () where they are 0, 1, ...
+        labels: names of the classes in the source of the data: class c is `labels[c]`; () where they are 0, 1, ...
         sha256: of the data of a real task, or "".
         data: arrays that `draw` and `draw_held_out` read.
         draw: the law of training batches.
@@ -97,8 +97,8 @@ class Task:
             checks.number(name, argument, getattr(self, argument), "a fraction in [0, 1]", lambda v: 0 <= v <= 1)
 
     def __repr__(self) -> str:
-        asked = f"baseline={self.baseline:.6g}, chance={self.chance:.4g}, success={self.success:g}"
-        return f"Task({self.name}: ({self.length}, {self.features}) -> {self.outputs}, {self.kind}, {asked})"
+        scores = f"baseline={self.baseline:.6g}, chance={self.chance:.4g}, success={self.success:g}"
+        return f"Task({self.name}: ({self.length}, {self.features}) -> {self.outputs}, {self.kind}, {scores})"
 
     def sample(self, key: Array, batch: int) -> Batch:
         """`batch` training sequences.
@@ -119,7 +119,7 @@ class Task:
     def evaluation(self, key: Array, count: int) -> Batch:
         """`count` sequences to judge by: fresh ones, or of the held-out data of a real task.
 
-        Held-out sequences come in random order, none twice before all have come once: `count = held_out` is all of them.
+        Held-out sequences come in random order, none twice before all have occurred once: `count = held_out` is all of them.
 
         Args:
             key: a JAX key; not one that training uses.
@@ -187,7 +187,7 @@ class Task:
         return jnp.sum(w * losses) / jnp.sum(w)
 
     def step_errors(self, outputs: Array, batch: Batch) -> Array:
-        """Which steps that are asked for are wrong; an output that is not finite is.
+        """At which steps an answer that is due is wrong; one that is not finite is.
 
         Args:
             outputs: (batch, T, outputs), logits or predictions.
@@ -239,7 +239,7 @@ def _drawn(draw: Draw, data: Any, key: Array, count: int) -> Batch:
 
 
 def at_the_end(targets: Array, length: int, dtype: Any) -> tuple[Array, Array]:
-    """One target a sequence, asked for at the last step.
+    """One target a sequence, due at the last step.
 
     Args:
         targets: (batch,) or (batch, outputs).
@@ -255,7 +255,7 @@ def at_the_end(targets: Array, length: int, dtype: Any) -> tuple[Array, Array]:
 
 
 def at_least(task: str, length: Any, least: int, holds: str) -> int:
-    """`length` as an int of at least `least` steps, which a sequence needs to hold what `holds` says."""
+    """`length` as an int of at least `least` steps, so that a sequence can hold what `holds` names."""
     name = f"tasks.{task}"
     if isinstance(length, (int, np.integer)) and not isinstance(length, bool) and length < least:
         expected = f"a length of at least {least}"

@@ -35,8 +35,8 @@ def from_file(
 
     An npz holds `inputs` (N, T, features) and `targets`. Integers are labels of classes: (N,), due at the last step, or
     (N, T), due at every step; the classes are the labels that occur, in ascending order (`Task.labels`). Floating numbers
-    are regressed on: (N, outputs), due at the last step, or (N, T, outputs). `weights` (N, T), if there, replace the
-    steps asked for. The trivial predictor knows the class frequencies or the mean target of the training part; a
+    are regressed on: (N, outputs), due at the last step, or (N, T, outputs). `weights` (N, T), if there, say
+    how much each step counts. The trivial predictor knows the class frequencies or the mean target of the training part; a
     sequence of numbers is wrong if its squared error exceeds the mean of that predictor's. Inputs are used as they are:
     scale them yourself.
 
@@ -157,19 +157,15 @@ def _checked(arrays: dict[str, np.ndarray], dtype: Any) -> tuple[Sequences, tupl
     inputs, weights = _cast("inputs", inputs, dtype), _cast("weights", weights, dtype)
     if not np.isfinite(weights.sum(dtype=_wide(dtype))) or not (weights > 0).any(axis=1).all():
         _refuse("weights", f"leaves the range of {dtype}", f"up to {arrays['weights'].max():g}", "weights near 1")
-    asked = targets[weights > 0]
-    if (asked == asked[0]).all():
-        _refuse(
-            "targets",
-            "never differs: there is nothing to learn",
-            f"{asked[0].tolist()} everywhere",
-            "two values or more",
-        )
+    due = targets[weights > 0]
+    if (due == due[0]).all():
+        problem, got = "never differs: there is nothing to learn", f"{due[0].tolist()} everywhere"
+        _refuse("targets", problem, got, "two values or more")
     if not classes:
         return Sequences(inputs, _cast("targets", targets, dtype), weights), ()
-    if asked.min() < 0:
-        _refuse("targets", "has a negative class", int(asked.min()), "0, 1, ...")
-    labels = np.unique(asked)
+    if due.min() < 0:
+        _refuse("targets", "has a negative class", int(due.min()), "0, 1, ...")
+    labels = np.unique(due)
     numbers = np.minimum(np.searchsorted(labels, targets), len(labels) - 1).astype(np.int32)
     return Sequences(inputs, numbers, weights), tuple(labels.tolist())
 

@@ -20,8 +20,8 @@ from jacspec.tasks._stored import any_order, frequencies, stored
 from jacspec.tasks._task import Batch, Task, at_least, at_the_end, precision
 
 FOLDS = 5
-FIRST_TEST_YEAR = 1921
-TRAINED_ON = 0.9
+FIRST_TEST_YEAR = 1921  # of A. S. Weigend et al.; see `sunspots`
+TRAINED_ON = 0.9  # the share of a text
 
 
 def digits(*, order: str = "row", fold: int = 0, seed: int = 0, dtype: Any = jnp.float32) -> Task:
@@ -65,7 +65,7 @@ def digits(*, order: str = "row", fold: int = 0, seed: int = 0, dtype: Any = jnp
     held = number % FOLDS == fold
     pixels = np.random.default_rng(seed).permutation(64) if order == "permuted" else np.arange(64)
     inputs = (images[:, pixels] / 16).reshape(len(images), *((8, 8) if order == "row" else (64, 1)))
-    train, test = (_last(inputs[rows], classes[rows], dtype) for rows in (~held, held))
+    train, test = (_due_at_the_end(inputs[rows], classes[rows], dtype) for rows in (~held, held))
     known = frequencies(classes[~held], 10)
     return stored(
         f"digits, {order}, fold {fold}", train, test, 10, "cross_entropy",
@@ -112,7 +112,9 @@ def sunspots(length: int = 22, *, dtype: Any = jnp.float32) -> Task:
     center, scale = numbers[:split].mean(), numbers[:split].std()
     windows = np.lib.stride_tricks.sliding_window_view((numbers - center) / scale, T + 1)
     past, target = windows[:, :-1, None], windows[:, -1:]
-    train, test = (_last(past[rows], target[rows], dtype) for rows in (slice(split - T), slice(split - T, None)))
+    train, test = (
+        _due_at_the_end(past[rows], target[rows], dtype) for rows in (slice(split - T), slice(split - T, None))
+    )
     persistence = (windows[split - T :, -1] - windows[split - T :, -2]) ** 2
     baseline = float(persistence.mean())
     chance = float(np.mean(persistence > baseline))
@@ -130,7 +132,7 @@ def text(length: int = 100, *, path: str | os.PathLike | None = None, dtype: Any
     (unigrams); a window is wrong if it takes more nats a character than the bigram model takes on the held-out text, and
     half the windows right is success. Both models count on the training part and add 1/2 to each count.
 
-    Python's text changes with its version: `Task.sha256` says which one it was.
+    Python's text changes with its version; `Task.sha256` identifies it.
 
     Args:
         length: characters of a window, at least 1.
@@ -171,10 +173,10 @@ def text(length: int = 100, *, path: str | os.PathLike | None = None, dtype: Any
         got = f"{len(ids)} times {source[0]!r}"
         raise ValueError(checks.message(name, "path", "never differs: there is nothing to learn", got, "a text"))
 
-    alone = -np.log(frequencies(train, V))[test]
+    unigram = -np.log(frequencies(train, V))[test]
     pairs = frequencies(train[:-1] * V + train[1:], V * V).reshape(V, V)
     tolerance = -np.mean(np.log(pairs / pairs.sum(axis=1, keepdims=True))[test[:-1], test[1:]])
-    chance = np.mean(alone[1 : windows * T + 1].reshape(windows, T).mean(axis=1) > tolerance)
+    chance = np.mean(unigram[1 : windows * T + 1].reshape(windows, T).mean(axis=1) > tolerance)
 
     def cut(ids: Array, starts: Array) -> Batch:
         window = ids[starts[:, None] + jnp.arange(T + 1)]
@@ -187,7 +189,7 @@ def text(length: int = 100, *, path: str | os.PathLike | None = None, dtype: Any
         return cut(data["held_out"], T * any_order(key, windows, count))
 
     return Task(
-        f"text, T={T}", T, V, V, "cross_entropy", float(alone.mean()), float(chance), draw,
+        f"text, T={T}", T, V, V, "cross_entropy", float(unigram.mean()), float(chance), draw,
         success=0.5, tolerance=float(tolerance), held_out=windows, draw_held_out=draw_held_out,
         sha256=hashlib.sha256(source.encode()).hexdigest(),
         data={"train": jnp.asarray(train, jnp.int32), "held_out": jnp.asarray(test, jnp.int32)},
@@ -209,7 +211,7 @@ def _read(path: Path) -> str:
         raise ValueError(checks.message("tasks.text", "path", "is not a text", got, "UTF-8")) from error
 
 
-def _last(inputs: np.ndarray, targets: np.ndarray, dtype: Any) -> Batch:
+def _due_at_the_end(inputs: np.ndarray, targets: np.ndarray, dtype: Any) -> Batch:
     kind = jnp.int32 if targets.dtype.kind in "iu" else dtype
     return Batch(jnp.asarray(inputs, dtype), *at_the_end(jnp.asarray(targets, kind), inputs.shape[1], dtype))
 

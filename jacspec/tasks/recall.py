@@ -1,7 +1,7 @@
-"""Long-memory tasks that ask for a sequence back, step by step, generated on the device from a key as published.
+"""Long-memory tasks whose answer is a whole sequence, step by step, generated on the device from a key as published.
 
-A sequence is wrong if any step that is asked for is. This is the published rule of `memorization`; the other papers
-show curves of the loss or the accuracy, which is one minus the mean of `Task.step_errors` over the steps asked for.
+A sequence is wrong if any answer that is due is wrong. This is the published rule of `memorization`; the other papers show
+curves of the loss or the accuracy, which is one minus the mean of `Task.step_errors` over the steps with an answer.
 """
 
 import math
@@ -21,8 +21,8 @@ RECALLED = 10
 def copy(length: int = 100, *, dtype: Any = jnp.float32) -> Task:
     """Copy memory: 10 symbols, T - 1 blanks, a marker, 10 blanks in; T + 10 blanks and the 10 symbols out.
 
-    Symbols 1..8 are uniform, 0 is the blank and 9 the marker: 10 one-hot channels, 9 classes, and all T + 20 steps are
-    asked for.
+    Symbols 1..8 are uniform, 0 is the blank and 9 the marker: 10 one-hot channels, 9 classes, and an answer is due
+    at all T + 20 steps.
 
     Args:
         length: T, steps from the last symbol to the first answer, at least 1; sequences have T + 20 steps.
@@ -58,10 +58,10 @@ def copy(length: int = 100, *, dtype: Any = jnp.float32) -> Task:
 
 
 def memorization(length: int = 100, *, bits: int = 20, dtype: Any = jnp.float32) -> Task:
-    """Noiseless memorization: n symbols, then blanks until a cue asks for them again.
+    """Noiseless memorization: n symbols, then blanks until a cue, after which they are due again.
 
-    bits=20: n = 10 of v = 5 values (23.2 bits); bits=5: n = 5 of v = 2 values, whose 32 patterns all come before one
-    comes again, in every batch. Input channels are the v values, the blank and the cue, which comes *with* the first
+    bits=20: n = 10 of v = 5 values (23.2 bits); bits=5: n = 5 of v = 2 values, whose 32 patterns all occur before
+    one is repeated, in every batch. Input channels are the v values, the blank and the cue, which comes *with* the first
     answer (in `copy` it comes one step before). Outputs: the v values and the blank, at all T + 2 n steps.
 
     Args:
@@ -104,9 +104,9 @@ def memorization(length: int = 100, *, bits: int = 20, dtype: Any = jnp.float32)
 
 
 def delayed_copy(length: int = 300, *, lag: int = 10, dtype: Any = jnp.float32) -> Task:
-    """Random bits s come in, and go out again later: y_t = s_{t - lag}.
+    """Random bits s are the inputs, and the targets some steps later: y_t = s_{t - lag}.
 
-    Asked for from the first step whose answer has been seen, t = lag (counted from 0). One channel, one logit.
+    Due from the first step whose answer has been seen, t = lag (counted from 0). One channel, one logit.
 
     Args:
         length: steps, more than `lag`.
@@ -137,10 +137,10 @@ def delayed_copy(length: int = 300, *, lag: int = 10, dtype: Any = jnp.float32) 
 def delayed_xor(
     length: int = 300, *, lag: int | None = None, span: int | None = None, dtype: Any = jnp.float32
 ) -> Task:
-    """Random bits s come in; their exclusive or goes out: y_t = abs(s_{t - lag} - s_{t - span}), span = 2 lag.
+    """The exclusive or of two earlier inputs, which are random bits s: y_t = abs(s_{t - lag} - s_{t - span}), span = 2 lag.
 
     Codes of the same author call now the lag and now the span "the delay": a factor of 2. Give one of them by name.
-    Asked for from t = span (counted from 0). One channel, one logit.
+    Due from t = span (counted from 0). One channel, one logit.
 
     Args:
         length: steps, more than the span.
@@ -172,18 +172,14 @@ def delayed_xor(
         raise ValueError(checks.message(name, "span", "is not twice the lag", f"span={span}, lag={lag}", "", hint))
     near = span // 2
     T = at_least("delayed_xor", length, span + 1, "one answer after the span")
-    draw = _bits(
-        T,
-        span,
-        lambda s: jnp.abs(jnp.roll(s, near, axis=1) - jnp.roll(s, span, axis=1)),
-        precision("delayed_xor", dtype),
-    )
+    exclusive_or = lambda s: jnp.abs(jnp.roll(s, near, axis=1) - jnp.roll(s, span, axis=1))
+    draw = _bits(T, span, exclusive_or, precision("delayed_xor", dtype))
     name, chance = f"delayed_xor, lag={near}, span={span}, T={T}", 1 - 0.5 ** (T - span)
     return Task(name, T, 1, 1, "logistic", math.log(2), chance, draw)
 
 
 def _bits(length: int, first: int, target: Any, dtype: Any) -> Draw:
-    """A draw of random bits (count, length), whose `target(bits)` is asked for from step `first` on."""
+    """A draw of random bits (count, length), whose `target(bits)` is due from step `first` on."""
 
     def draw(data: Any, key: Array, count: int) -> Batch:
         del data

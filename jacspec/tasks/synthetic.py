@@ -58,21 +58,21 @@ def adding(length: int = 100, *, convention: str = "pascanu", dtype: Any = jnp.f
         return _two_marked("adding, pascanu", length, lambda a, b: (a + b) / 2, 1 / 24, 0.36, dtype)
     length = at_least("adding", length, 2, "a mark in each half")
 
-    def one(key: Array) -> tuple[Array, Array]:
+    def draw_one(key: Array) -> tuple[Array, Array]:
         k_mark, k_x = random.split(key)
         half = length // 2
         marked = random.randint(k_mark, (2,), jnp.array([0, half]), jnp.array([half, 2 * half]))
         x = random.uniform(k_x, (length,), dtype)
         return jnp.stack([x, jnp.zeros_like(x).at[marked].set(1)], axis=1), x[marked].sum()[None]
 
-    name, draw = f"adding, arjovsky, T={length}", _answered(one, length, dtype)
+    name, draw = f"adding, arjovsky, T={length}", _batches_of(draw_one, length, dtype)
     return Task(name, length, 2, 1, "squared", 1 / 6, 0.64, draw, tolerance=TOLERANCE)
 
 
 def multiplication(length: int = 100, *, dtype: Any = jnp.float32) -> Task:
     """Two of many numbers are marked: give their product.
 
-    Inputs, padding and rule as in `adding` by Pascanu; target x_0 x_1. The trivial predictor says 1/4 and is wrong with
+    Inputs, padding and rule as in `adding` by Pascanu; target x_0 x_1. The trivial predictor answers 1/4 and is wrong with
     probability P(x_0 x_1 < 0.05) + P(x_0 x_1 > 0.45), where P(x_0 x_1 < p) = p (1 - ln p).
 
     Args:
@@ -104,7 +104,7 @@ def _two_marked(name: str, length: int, target: Any, baseline: float, chance: fl
     L, dtype = at_least(task, length, 10, "a mark in the first tenth"), precision(task, dtype)
     T = L + L // 10 - 1  # the longest l
 
-    def one(key: Array, l: Array) -> tuple[Array, Array]:
+    def draw_one(key: Array, l: Array) -> tuple[Array, Array]:
         k_mark, k_x = random.split(key)
         tenth, start = l // 10, T - l
         marked = start + random.randint(k_mark, (2,), jnp.stack([0, tenth]), jnp.stack([tenth, tenth + 4 * l // 10]))
@@ -114,11 +114,11 @@ def _two_marked(name: str, length: int, target: Any, baseline: float, chance: fl
     def draw(data: Any, key: Array, count: int) -> Batch:
         length_key, key = random.split(key)
         l = random.randint(length_key, (), L, T + 1)
-        return _answered(lambda k: one(k, l), T, dtype)(data, key, count)
+        return _batches_of(lambda k: draw_one(k, l), T, dtype)(data, key, count)
 
     def each_its_length(data: Any, key: Array, count: int) -> Batch:
-        alone = jax.vmap(lambda k: draw(data, k, 1))(random.split(key, count))
-        return jax.tree.map(lambda a: a[:, 0], alone)
+        batches_of_one = jax.vmap(lambda k: draw(data, k, 1))(random.split(key, count))
+        return jax.tree.map(lambda a: a[:, 0], batches_of_one)
 
     rule = {"tolerance": TOLERANCE, "draw_held_out": each_its_length}
     return Task(f"{name}, L={L}", T, 2, 1, "squared", baseline, chance, draw, **rule)
@@ -155,7 +155,7 @@ def temporal_order(length: int = 100, *, symbols: int = 2, dtype: Any = jnp.floa
     starts = jnp.array({2: (L // 10, 5 * L // 10), 3: (L // 10, 3 * L // 10, 6 * L // 10)}[symbols])
     classes = 2**symbols
 
-    def one(key: Array) -> tuple[Array, Array]:
+    def draw_one(key: Array) -> tuple[Array, Array]:
         k_place, k_symbol = random.split(key)
         places = starts + random.randint(k_place, (symbols,), 0, L // 10)
         sequence = random.randint(k_symbol, (L,), 2, 6)
@@ -163,7 +163,7 @@ def temporal_order(length: int = 100, *, symbols: int = 2, dtype: Any = jnp.floa
         sequence = sequence.at[places].set(values)
         return jax.nn.one_hot(sequence, 6, dtype=dtype), jnp.sum(values << jnp.arange(symbols))
 
-    name, draw = f"temporal_order, {symbols} symbols, L={L}", _answered(one, L, dtype)
+    name, draw = f"temporal_order, {symbols} symbols, L={L}", _batches_of(draw_one, L, dtype)
     return Task(name, L, 6, classes, "cross_entropy", math.log(classes), 1 - 1 / classes, draw)
 
 
@@ -193,22 +193,22 @@ def permutation(length: int = 100, *, dtype: Any = jnp.float32) -> Task:
     """
     L, dtype = at_least("permutation", length, 2, "the symbol and one distractor"), precision("permutation", dtype)
 
-    def one(key: Array) -> tuple[Array, Array]:
+    def draw_one(key: Array) -> tuple[Array, Array]:
         sequence = random.randint(key, (L,), 2, 100)
         value = sequence[0] % 2  # of a uniform distractor: a fair bit
         sequence = sequence.at[0].set(value)
         return jax.nn.one_hot(sequence, 100, dtype=dtype), value
 
-    name, draw = f"permutation, L={L}", _answered(one, L, dtype)
+    name, draw = f"permutation, L={L}", _batches_of(draw_one, L, dtype)
     return Task(name, L, 100, 100, "cross_entropy", math.log(2), 0.5, draw)
 
 
-def _answered(one: Callable[[Array], tuple[Array, Array]], length: int, dtype: Any) -> Draw:
-    """A draw of batches from `one(key)`: a sequence and its answer, due at the last step."""
+def _batches_of(draw_one: Callable[[Array], tuple[Array, Array]], length: int, dtype: Any) -> Draw:
+    """A draw of batches from `draw_one(key)`: a sequence and its answer, due at the last step."""
 
     def draw(data: Any, key: Array, count: int) -> Batch:
         del data
-        inputs, targets = jax.vmap(one)(random.split(key, count))
+        inputs, targets = jax.vmap(draw_one)(random.split(key, count))
         return Batch(inputs, *at_the_end(targets, length, dtype))
 
     return draw

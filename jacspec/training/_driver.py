@@ -57,7 +57,7 @@ class Training:
         self.done = -1
 
     def _over_seeds(self, f: Any, mapped: int) -> Any:
-        """A jitted function of stacked arguments, of which the first `mapped` are; one seed is no batch."""
+        """A jitted f over the leading axis of the first `mapped` arguments; for a single seed without `vmap`."""
         if len(self.seeds) > 1:
             return jax.jit(lambda *a: jax.vmap(f, in_axes=(0,) * mapped + (None,) * (len(a) - mapped))(*a))
         lift = lambda tree: jax.tree.map(lambda leaf: leaf[None], tree)
@@ -119,7 +119,7 @@ class Training:
         return fingerprint(self.program, _of_seed(self.states, 0), self.states, self.keys, self.task, self.config())
 
     def config(self) -> dict[str, Any]:
-        """Task, seeds and what decides the numbers beside functions, for the log and the checkpoint."""
+        """Task, seeds and those options that decide the numbers and are no functions, for the log and the checkpoint."""
         return {"task": repr(self.task), "seeds": list(self.seeds), **self.options.recorded()}
 
 

@@ -122,26 +122,22 @@ class Program:
 
     def guarded_update(self, state: State, task: Task, batch: Batch, loss: Array, g: Any) -> tuple[Any, RejectState]:
         """The updates and the next state of the guarded optimizer."""
-        return self.optimizer.update(
-            g, state.optimizer, state.parameters, **self.extra_arguments(state, task, batch, loss, g)
-        )
+        return self.optimizer.update(g, state.optimizer, state.parameters, **self.extra(state, task, batch, loss, g))
 
-    def unguarded_update(
-        self, state: State, task: Task, batch: Batch, loss: Array, g: Any
-    ) -> tuple[Any, Any, list[Array]]:
+    def bare_update(self, state: State, task: Task, batch: Batch, loss: Array, g: Any) -> tuple[Any, Any, list[Array]]:
         """Without the guard: updates, new parameters, and those numbers of the next state that are finite in this one."""
         old, inner = state.optimizer.inner, optax.with_extra_args_support(self.transformation)
-        updates, new = inner.update(g, old, state.parameters, **self.extra_arguments(state, task, batch, loss, g))
+        updates, new = inner.update(g, old, state.parameters, **self.extra(state, task, batch, loss, g))
         pairs = zip(floating(old), floating(new), strict=True)
         finite = [jnp.where(jnp.isfinite(a), b, 0) for a, b in pairs]
         return updates, optax.apply_updates(state.parameters, updates), finite
 
-    def extra_arguments(self, state: State, task: Task, batch: Batch, loss: Array, g: Any) -> dict[str, Any]:
-        """The keywords that some optimizers take beside the gradient."""
+    def extra(self, state: State, task: Task, batch: Batch, loss: Array, g: Any) -> dict[str, Any]:
+        """The extra arguments that some optimizers take beside the gradient."""
         return {"value": loss, "grad": g, "value_fn": lambda p: self.loss(p, state.rest, task, batch)[0]}
 
     def step(self, state: State, key: Array, task: Task) -> tuple[State, dict[str, Array]]:
-        """One update, or the status that says why there is none."""
+        """The state after one update, or after a rejected one, and the numbers for the record."""
         batch = self.drawn(state.update, key, task)
         gradient = jax.value_and_grad(self.loss, has_aux=True)
         (loss, rest), g = gradient(state.parameters, state.rest, task, batch)

@@ -19,7 +19,7 @@ LARGEST_COUNT = 2**31 - 1
 """Updates, rejections and rows are counted on the device, in int32."""
 
 RECORDED = {"recorded": True}
-"""Marks the options that decide the numbers of a training and have a value to compare: the log and the checkpoint hold it."""
+"""Marks options that decide the numbers of a training and are no functions: the log and the checkpoint hold them."""
 
 
 def _count(least: int) -> Any:

@@ -152,7 +152,7 @@ def _finite(a: Array) -> bool:
 
 
 def _unit(h: Any) -> Any:
-    """A state of norm 1 in its own direction, or if it is zero along the diagonal."""
+    """A state in the direction of h, of norm 1; if h is zero, with equal entries."""
     flat, unravel = ravel_pytree(h)
     size = float(norms(flat))
     return unravel(flat / size if size > 0 else jnp.ones_like(flat) / len(flat) ** 0.5)

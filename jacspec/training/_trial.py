@@ -1,4 +1,4 @@
-"""Task, model, optimizer and functions of the user's, called once on shapes alone and refused before anything is trained."""
+"""Task, model, optimizer and functions of the user's, called once on shapes alone, and refused before anything trains."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +22,7 @@ RESERVED |= {"seed", "seconds"}
 
 
 def data(name: str, task: Task, counts: dict[str, int]) -> None:
-    """Refuse a task that draws other batches than it says, or more sequences at once than there is room for.
+    """Refuse a task whose batches have not the form that it declares, or do not fit into memory.
 
     Raises:
         ValueError: for shapes or dtypes that do not fit, or numbers of sequences, by their argument, that are too large.
@@ -49,7 +49,7 @@ def data(name: str, task: Task, counts: dict[str, int]) -> None:
 
 
 def model(name: str, model: Any, task: Task, batch: int) -> None:
-    """Refuse a model that cannot read the sequences of a task or does not answer what it asks.
+    """Refuse a model that cannot read the sequences of a task, or whose outputs do not fit its targets.
 
     Raises:
         TypeError: for a model that is none.
@@ -89,8 +89,8 @@ def values(name: str, program: Program, key: Any, task: Task, dtype: Any) -> Non
     """Refuse a first batch, or a held-out one, that nothing can be learned from.
 
     Raises:
-        ValueError: for inputs that are finite and not in the dtype of the model, classes that there are not, or where
-            nothing is asked for. (What is not finite explodes, and is traced.)
+        ValueError: for inputs that are finite and not in the dtype of the model, targets that are no class, or weights
+            that are all 0. (Data that are not finite make an explosion, which is traced.)
     """
     held = task.evaluation(stream(key, HELD_OUT), program.options.held_out)
     for batch in (program.drawn(jnp.zeros((), jnp.int32), key, task), held):
@@ -139,22 +139,16 @@ def program(name: str, program: Program, first: tuple[Any, Any, Any], task: Task
     def update(p: Any, r: Any, b: Batch, loss: Any) -> Any:
         optimizer, zero = optax.with_extra_args_support(program.transformation), jnp.zeros((), jnp.int32)
         before = optimizer.init(p)
-        extra = program.extra_arguments(State(p, r, before, zero, zero, zero), task, b, loss, p)
+        extra = program.extra(State(p, r, before, zero, zero, zero), task, b, loss, p)
         return p, *optimizer.update(p, before, p, **extra), before
 
-    form = "update(gradient, state, parameters), with value=, grad= and value_fn= for those who ask"
+    form = "update(gradient, state, parameters), with value=, grad= and value_fn= where it takes them"
     p, updates, after, before = output_shapes(name, "optimizer", form, update, parameters, rest, batch, loss)
-    same_tree = lambda old, new: jax.tree.structure(old) == jax.tree.structure(new)
-    for problem, fits, old, new in (
-        ("makes updates unlike the parameters", same_tree(p, updates), p, updates),
-        (
-            "makes a state that changes its form",
-            same_tree(before, after) and _form(before) == _form(after),
-            before,
-            after,
-        ),
-    ):
-        if not fits:
+    of_updates, of_states = "makes updates unlike the parameters", "makes a state that changes its form"
+    whole_form = lambda tree: (jax.tree.structure(tree), _form(tree))
+    checked = ((of_updates, jax.tree.structure, p, updates), (of_states, whole_form, before, after))
+    for problem, form_of, old, new in checked:
+        if form_of(old) != form_of(new):
             raise ValueError(checks.message(name, "optimizer", problem, _form(new)[:300], _form(old)[:300]))
 
 

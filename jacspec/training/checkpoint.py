@@ -1,4 +1,4 @@
-"""Checkpoints of a training, by Orbax, and the fingerprint by which a rerun knows that they are its own.
+"""Checkpoints of a training, by Orbax, and the fingerprint that tells a rerun of the same training from another one.
 
 Two functions cannot be compared, but what they compute can: the fingerprint of an optimizer, a regularizer or a probe is
 a hash of its traced program, constants included.

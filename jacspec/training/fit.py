@@ -24,7 +24,7 @@ STATUS = {RUNNING: "finished", EXPLODED: "exploded", SOLVED: "solved", STOPPED: 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Fit:
-    """What came of a training.
+    """The outcome of a training.
 
     Attributes:
         model: the trained model; after an explosion the last finite one.
@@ -93,13 +93,13 @@ def fit(
         model: a `jacspec.models` model, or an `nnx.Module` that maps (batch, T, features) to (batch, T, outputs), or to
             (batch, outputs) for the last step: a `jacspec.training.Model`. It is not changed; `Fit.model` is the trained one.
         task: of `jacspec.tasks`.
-        optimizer: any Optax transformation; remedies are chained into it. It may ask for ``value``, ``grad`` and
+        optimizer: any Optax transformation; remedies are chained into it. It may take ``value``, ``grad`` and
             ``value_fn``, as `optax.lbfgs` does.
         updates: number of updates at most.
         batch: sequences an update.
-        seed: of the data, 0..2**32-1. (That of the model is in the model.)
+        seed: of the data, 0..2**32-1; the model is made with a seed of its own.
         every: updates between two records.
-        probes: callables ``probe(model, batch) -> dict of real arrays``, compiled, asked at every record on the same
+        probes: callables ``probe(model, batch) -> dict of real arrays``, compiled, called at every record on the same
             `batch` held-out sequences; see `SpectrumProbe` and `jacspec.training.Probe`.
         regularizer: callable ``regularizer(model, batch) -> real scalar``, added to the loss, or None; `batch` is a
             `jacspec.tasks.Batch`.
@@ -197,7 +197,7 @@ def _train(
 
 
 def _fit_of(training: Training, i: int) -> Fit:
-    """What came of the training of seed number i."""
+    """The outcome for seed number i."""
     state = jax.tree.map(lambda leaf: leaf[i], training.states)
     rows, code = training.records[i], int(state.status)
     history = {name: np.stack([row[name] for row in rows]) for name in rows[0]}

@@ -1,4 +1,4 @@
-"""Probes: what `jacspec.training.fit` asks of the model while it learns.
+"""Probes: what `jacspec.training.fit` measures of a model while it learns.
 
 A probe is any callable ``probe(model, batch) -> dict of arrays``. Those below take a few sequences of the batch and
 return means over them, measured on the chain of the model as it stands. They also serve in any other training loop:
@@ -272,5 +272,5 @@ class ActivityProbe:
 
 
 def _below(a: Array, limit: float) -> Array:
-    """a < limit for a >= 0 and limit > 0, also where the dtype knows no number between 0 and the limit."""
+    """a < limit for a >= 0 and limit > 0, also where the limit rounds to 0 in the dtype."""
     return (a < limit) | (a == 0)

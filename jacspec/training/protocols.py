@@ -1,4 +1,4 @@
-"""What `jacspec.training.fit` and the probes need of what a user brings: a model, a regularizer, a probe.
+"""What a model, a regularizer and a probe of the user's must have for `jacspec.training.fit` and the probes.
 
 A task is a `jacspec.tasks.Task`, made with a `draw` of the user's where none of the package's will do.
 """
@@ -28,7 +28,7 @@ class Model(Protocol):
 class ChainModel(Model, Protocol):
     """What `SpectrumProbe`, `GradientProbe` and the trace of an explosion need beside; of any object, in any training loop.
 
-    A model may say more of its chain, by members that are looked for and not required: ``entry(x)``, one example of a
+    Further members are used where a model has them: ``entry(x)``, one example of a
     task in the form that ``chain`` takes (as it is, where missing); ``joint``, True while the examples of a batch act on
     one another, so that the batch is one state (False); ``hidden(chain)``, the part between the first layer and the
     readout (all of it); ``layer_states(h)``, the states of its layers in a state of the chain, lowest first (one layer).
@@ -51,7 +51,7 @@ class ReadModel(ChainModel, Protocol):
 
 
 class ActiveModel(Model, Protocol):
-    """What `ActivityProbe` asks of a model."""
+    """What `ActivityProbe` needs of a model."""
 
     def activity(self, inputs: Array, /) -> list[dict[str, Array]]:
         """For every layer ``{"slope": f'(a)}`` or its gates by name, (..., n) each, at one example of a task."""
@@ -67,7 +67,7 @@ class Regularizer(Protocol):
 
 
 class Probe(Protocol):
-    """What is asked of the model at every record."""
+    """What is measured of the model at every record."""
 
     def __call__(self, model: Any, batch: Batch, /) -> dict[str, Any]:
         """Real arrays or numbers by name, of shapes that do not change."""

@@ -101,7 +101,7 @@ def agrees(name: str, model: Any, states: State, y: Array) -> Array:
     """Whether the states of a chain lead to the outputs of the model, within half of the digits.
 
     Args:
-        name: the public function that asks.
+        name: the public function that is called, for messages.
         model: with a ``chain``.
         states: of the chain.
         y: (S, outputs) of one sequence, or (batch, S, outputs) where the batch is one state.

@@ -126,7 +126,7 @@ def locate(program: Program, state: State, key: Array, task: Task) -> Trace:
     if program.jumped(state, task, loss):
         return Trace("jump", u, **passes.steepest(float(loss), float(program.reference(state, task))))
     if program.guarded_update(state, task, batch, loss, g)[1].report.rejected:
-        first = origin(lambda state, loss, g: program.unguarded_update(state, task, batch, loss, g), state, loss, g)
+        first = origin(lambda state, loss, g: program.bare_update(state, task, batch, loss, g), state, loss, g)
         text = "the gradient is finite, what the optimizer makes of it is not"
         return Trace("optimizer", u, text, operation=first)
     return Trace("unknown", u, "the same batch is finite when it is run again by itself: it was a matter of rounding")
