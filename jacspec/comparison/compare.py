@@ -209,7 +209,7 @@ def prepare(
     folder = None if store is None else files.place(NAME, "store", store)
     if folder is not None:
         for remedy in read:
-            remedy.own_code()
+            remedy.own_code()  # refused here where it cannot be told, before anything trains
     return Prepared(task, shared | {"learning_rate": float(rate), "optimizer": optimizer}, plans, folder)
 
 
