@@ -46,5 +46,8 @@ def in_turn(J: StepJacobian) -> tuple[StepJacobian, ...]:
 
 
 def pieces(J: StepJacobian) -> tuple[StepJacobian, ...]:
-    """The factors of J, each of which is zero where, and only where, one of its numbers is."""
+    """The factors of J, taken apart until none can cancel: an entry of a piece is zero only where one of its numbers is zero.
+
+    diag(d) W, one factor, has the pieces W and diag(d).
+    """
     return tuple(piece for factor in in_turn(J) for piece in getattr(factor, "pieces", (factor,)))

@@ -249,7 +249,7 @@ def test_a_product_that_is_turned(monkeypatch):
     J, eigenvalues = smoothing("open", n)
     Js = jnp.tile(jnp.asarray(J), (T, 1, 1))
     chain_of = lambda Js: js.JacobianChain.from_matrices(Js, check=False)
-    assert _routes.forward(chain_of(Js), (T,))[0].settled > 0
+    assert _routes.forward(chain_of(Js), (T,))[0].turned_at > 0
     with mp.workdps(30):
         want = np.sort([float(T * mp.log(x)) for x in eigenvalues(J)])[::-1]
     np.testing.assert_allclose(js.log_singular_values(chain_of(Js)), want, atol=1e-10)

@@ -49,7 +49,8 @@ SINGULAR = -0.75
 """M^-1 with an entry of eps^SINGULAR or more keeps less than a quarter of the digits: M counts as singular."""
 
 BLOCK_HEIGHT = -2 / 9
-"""Height h of a block in units of ln(eps): it leaves cosines of eps e^(2h) = eps^(5/9), whose square is below eps."""
+"""Height h of a block in units of ln(eps): it leaves cosines of eps e^(2h) = eps^(5/9), which one step of quadratic convergence
+brings below eps."""
 
 matmul = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 
@@ -124,7 +125,7 @@ def _value_jvp(primals, tangents):
 
 
 def _inverse(M: Array) -> Array:
-    """M^-1 of M (m, m), or (M^T M + eps)^-1 M^T where M is singular: parallel rows of noise then leave the others alone."""
+    """M^-1 of M (m, m), or where M is singular (M^T M + eps)^-1 M^T, in which parallel rows of noise disturb no others."""
     eps, eye = float(jnp.finfo(M.dtype).eps), jnp.eye(M.shape[0], dtype=M.dtype)
     inverse = lapack.inverse(M)
     damped = matmul(lapack.inverse(matmul(M.T, M) + eps * eye), M.T)
@@ -236,7 +237,7 @@ def _orthogonalize(logs: Logs, U: Array, tolerance: float) -> _Rows:
     """Rotate until no cosine exceeds the tolerance.
 
     A method is chosen by a loop of at most one turn, not by a branch, because under vmap a branch is run for every
-    member of the batch, a loop only while one of them wants it. The first round has not measured yet: it only does.
+    member of the batch, a loop only while one of them wants it. The first round only measures.
     """
 
     def body(rows):

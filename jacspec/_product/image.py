@@ -16,14 +16,15 @@ from jax import Array, lax
 
 from jacspec._ground.arithmetic import matmul, norms, smallest_factor
 from jacspec._product.branch import when
-from jacspec._product.slopes import SMALL, STOPPED, knows_stops, may_be_stopped, shows_slopes, with_parts
+from jacspec._product.slopes import SLOPES_PER_UNIT, STOPPED, knows_stops, may_be_stopped, shows_slopes, with_parts
 from jacspec.typing import in_turn, pieces
 
 PROBES = 4
 """Random vectors by which the rounding of J Q is measured."""
 
 SEED = 0x6A616373706563
-"""Of the guide alone: a state drawn from the same seed would equal it, and a norm's Jacobian sends its state to zero."""
+"""Of the guide, and of nothing a user would draw: the Jacobian of a normalization sends the state itself to zero, and so it
+would the guide if both came from one seed."""
 
 NEAR_ONE = 2.0**40
 """Steps whose size lies within 1 / NEAR_ONE ... NEAR_ONE are not rescaled."""
@@ -138,10 +139,12 @@ def image(J: Any, Q: Array, live: Array, witness: Array, along: Array | None = N
     for i, factor in enumerate(factors):
         scale = _scale(factor.push(thin[:, 1:2]))
         A, shift = _scaled(factor, "push", A, scale), shift + scale.exponent
-        scale = scale._replace(before=jnp.maximum(scale.exponent, 0))  # other columns may overflow
+        scale = scale._replace(
+            before=jnp.maximum(scale.exponent, 0)
+        )  # the thin vectors differ in size from the one that was looked at
         thin = _scaled(factor, "push", thin, scale)
         scales.append(scale)
-        if i + 1 < len(factors):  # what underflows here, another factor may magnify
+        if i + 1 < len(factors):  # a loss to underflow shows as noise: the next factor may magnify it
             rows, _ = _pattern([piece.push for piece in pieces(factor)], rows, dtype)
             least = info.tiny / info.eps * np.random.default_rng(i).choice([-1, 1], thin.shape)
             thin = thin + jnp.where(rows[:, None], jnp.asarray(least, dtype), 0)
@@ -163,7 +166,7 @@ def _made_of_stopped(factors: Sequence[Any], along: Array, scales: list[Scale]) 
     It is what J V loses if they are zero. The `scales` are those of the factors of J.
     """
     factors, along = lax.stop_gradient((tuple(factors), along))
-    most, seen = SMALL * along.shape[0], []
+    most, seen = SLOPES_PER_UNIT * along.shape[0], []
 
     def without(part: Array, _: int) -> Array:
         stopped = may_be_stopped(part)
@@ -230,7 +233,8 @@ def _scale(seen: Array) -> Scale:
 def _scaled(J: Any, verb: str, V: Array, scale: Scale) -> Array:
     """2^-exponent J V.
 
-    Where its terms underflow V is scaled before. Its tangent is not: it may be as large as the reciprocal of J.
+    Where terms of J V underflow, V is scaled first. Derivatives take the unscaled way: a change of V may be as large as 1 / abs(J),
+    and would overflow if it were scaled.
     """
     exponent, before, small = scale
     A = getattr(J, verb)(V * jnp.exp2(-before)) * jnp.exp2(before - exponent)

@@ -65,8 +65,8 @@ def rounding(Q: Array, R: Array, noise: Array) -> tuple[Array, Array]:
 
     To first order a change E of A changes R_ij by Q_i^T E x_j, with x_j = R_jj R^-1 e_j what column j takes of the
     columns before it: level_i = sum_j abs(Q_ji) noise_j, and growth_j = ||x_j|| >= 1, which is large where an earlier pivot
-    is small. It is estimated by the rows of X with X R = G for a few random rows G. A pivot that is noise itself
-    multiplies nothing: its column is in the span of those before it.
+    is small. It is estimated by the rows of X with X R = G for a few random rows G. A pivot that is noise is
+    left out (taken as 1): its column lies in the span of those before it.
 
     Args:
         Q: (m, k).

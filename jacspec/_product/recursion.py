@@ -4,12 +4,12 @@ Q has orthonormal columns, l is a pair of logs, U has unit rows and is kept well
 
     A = J Q                                the caller's product, and what is known of it (`image.Image`)
     A Pi = Q' R                            columns sorted by l_j + log max_i abs(A_ij), rows by max_j abs(A_ij) e^{l_j}
-    R diag(e^l) = diag(e^l'') N            l'' the l of the first column that a row meets
+    R diag(e^l) = diag(e^l'') N            l''_i the l of the first column in which row i of R is not zero
     diag(e^l'') N U = diag(e^l') U'        unit rows
 
 The column sort lets the largest direction lead. The row sort keeps the rounding of a large row out of a small one
 (a dead row leaves an exactly zero row of R); its keys are those of the graded matrix A diag(e^l), which is what is
-being factored: sorted by ||A_i||, a chain of Jordan blocks loses three digits.
+being factored. (Keys ||A_i|| were tried: chains of Jordan blocks lost three digits.)
 
 What can be trusted is measured on the way:
 
@@ -17,10 +17,11 @@ What can be trusted is measured on the way:
   in whose own column the noise outweighs what the row holds otherwise, has a singular value below what the precision can
   see: it is kept at that level and marked doubtful, and so are the rows made of it. Exact zeros are only those that
   the zeros of the steps account for.
-* An error in U counts as often as U is badly conditioned. Random combinations c = y U are followed, y' = y N^-1: their
-  size is that of U^-1. Where it grows (no column leads, as in a chain of smoothing steps), or where a row lost its own
-  column, the product is turned (`turn`): its rows are rotated among themselves until U is well conditioned again. The
-  recursion starts from a random order of the columns, which makes that rare.
+* An error in U is magnified by the norm of U^-1. That norm is estimated: for a few random vectors c the solutions y of
+  y U = c are carried along (a step makes y N^-1 of y), and their size tells. Where it grows (no column leads, as in a chain
+  of smoothing steps), or where a row lost its own column, the product is turned (`_turned`): its rows are rotated among
+  themselves until U is well conditioned again. The recursion starts from a random order of the columns, which makes that
+  rare.
 
 Origin: G. W. Stewart, On graded QR decompositions of products of matrices, ETNA 3 (1995) 39; the same
 representation is the UDT of determinant quantum Monte Carlo (C. Bauer, arXiv:2003.05286). Row sort: A. J. Cox and
@@ -46,7 +47,7 @@ from jacspec._product.image import Image, Uncounted, Zeros, given
 from jacspec._product.orthogonal import NOISE, descending, inverse, made_of, permuted, qr, rounding, row_sorted_qr
 
 COMBINATIONS = 4
-"""Random combinations of the rows of U that are followed."""
+"""Random vectors c by which the norm of U^-1 is estimated."""
 
 WORST = 64.0
 """The norm of U^-1, in units of that of an orthogonal U, from which on the product is turned."""
@@ -62,11 +63,11 @@ class Graded(NamedTuple):
         Q: (m, k), orthonormal columns.
         logs: l, k entries; -inf for an exact zero.
         U: (k, n), unit rows, zero where l = -inf.
-        variance: (k,), sum over steps of the squared relative rounding of each row.
+        variance: (k,), squared relative rounding of each row: summed over the steps, at most 1.
         doubtful: (k,), rows whose value is made of noise: an upper bound as a rule.
         bad: index (from 1) of the first step with a NaN or Inf, -1 if none.
         combinations: (COMBINATIONS, k), the y of y U = c for random rows c.
-        settled: the norm of U^-1 when the product was last turned, 0 if it never was.
+        turned_at: the norm of U^-1 right after the product was last turned, 0 if it never was.
     """
 
     Q: Array
@@ -76,7 +77,7 @@ class Graded(NamedTuple):
     doubtful: Array
     bad: Array
     combinations: Array
-    settled: Array
+    turned_at: Array
 
 
 def identity(n: int, dtype) -> Graded:
@@ -91,8 +92,10 @@ def start(Q: Array) -> Graded:
     k, dtype = Q.shape[1], Q.dtype
     none = jnp.zeros(k, bool)
     nothing = jnp.zeros(k, dtype)
-    combinations, settled = _random(k, dtype), jnp.zeros((), dtype)
-    return Graded(Q, lg.zeros(k, dtype), jnp.eye(k, dtype=dtype), nothing, none, jnp.asarray(-1), combinations, settled)
+    combinations, turned_at = _random(k, dtype), jnp.zeros((), dtype)
+    return Graded(
+        Q, lg.zeros(k, dtype), jnp.eye(k, dtype=dtype), nothing, none, jnp.asarray(-1), combinations, turned_at
+    )
 
 
 def extend(state: Graded, step: Image | Array, index: Array | int = 0) -> Graded:
@@ -110,7 +113,7 @@ def extend(state: Graded, step: Image | Array, index: Array | int = 0) -> Graded
     logs = lg.add(state.logs, step.shift * math.log(2), jnp.isfinite(state.logs.hi))
     new, broken = _extended(state._replace(logs=logs, bad=bad), step)
     narrower = new.U.shape[0] < state.U.shape[0]
-    far = _size(new.combinations) > jnp.maximum(WORST, AGAIN * new.settled)
+    far = _size(new.combinations) > jnp.maximum(WORST, AGAIN * new.turned_at)
     return _kept_well(far | broken | narrower, new)
 
 
@@ -163,14 +166,17 @@ def _factored(step: Image, logs: lg.Logs) -> _Factored:
 def _without_noise(
     R: Array, logs: Array, level: Array, growth: Array, columns: Array, zeros: Zeros | Uncounted
 ) -> tuple[Array, ...]:
-    """R with its noise set to zero, the first column left of each row, and its noise.
+    """R without the entries that are noise, and what is left of each row.
 
-    A row is noise, too, where what its own column may hide outweighs the first entry left, v_i e^(l_i) > abs(R_ij) e^(l_j),
-    with v_i = level_i growth_i. No more rows than the bound on the rank can be other than zero: the last ones with nothing left
-    are exact zeros.
+    R_ij is noise if it is at most NOISE level_i growth_j (see `orthogonal.rounding`). Let j = first_i be the first column in which
+    row i holds more. The row as a whole is noise if there is none, or if the noise on its diagonal outweighs that entry,
+    level_i growth_i e^(l_i) NOISE >= abs(R_ij) e^(l_j).
+
+    A product of rank r has k - r rows that are exactly zero. Zeros of the factors bound r, and R is smallest in its last rows: of
+    the rows with nothing left, the last k - r are the zeros, and the others are noise.
 
     Returns:
-        R; the first column of each row; the noise of that entry; which rows are noise; which are exact zeros.
+        R (k, n); first (k,), i itself for a row of noise; the noise of R[i, first_i]; which rows are noise; which are zero.
     """
     k, n = R.shape
     size = lax.stop_gradient(jnp.abs(R))  # (k, n)
@@ -187,9 +193,9 @@ def _without_noise(
     hidden = jnp.maximum(noise[own, own] * apart, noise[own, first])  # (k,)
     doubtful = (size[own, first] <= NOISE * hidden) & ~zero
     first = jnp.where(doubtful, own, first)
-    # the value of a row of noise is what it may hide at most: no more than there is of its column
+    # a row of noise gets the largest value that its noise could hide, yet no more than the largest entry of its column
     bound = jnp.maximum(NOISE * level, jnp.minimum(NOISE * noise[own, own], columns[:k]))  # (k,)
-    cleaned = jnp.where(present, R, R - lax.stop_gradient(R))  # zero, and free to move
+    cleaned = jnp.where(present, R, R - lax.stop_gradient(R))  # the value 0, with the derivative of R
     R = jnp.where(doubtful[:, None] & (index == own[:, None]), bound[:, None], cleaned)
     return R, first, hidden, doubtful, zero
 
@@ -201,7 +207,7 @@ def _extended(state: Graded, step: Image) -> tuple[Graded, Array]:
     N, length = lax.stop_gradient((new.N, jnp.where(length > 0, length, 1)))
     combinations = _combinations(permuted(state.combinations, new.order, axis=1), N) * length  # (COMBINATIONS, k')
     history = jnp.where(state.doubtful, 1, state.variance)[new.order]  # (k,)
-    graded = Graded(new.Q, logs, U, new.uncertain**2, new.doubtful, state.bad, combinations, state.settled)
+    graded = Graded(new.Q, logs, U, new.uncertain**2, new.doubtful, state.bad, combinations, state.turned_at)
     return _marked(graded, (N / length[:, None]) ** 2, history), new.broken
 
 

@@ -20,15 +20,16 @@ from jacspec._ground.arithmetic import smallest_factor
 STOPPED = 1024.0
 """Numbers of up to STOPPED smallest factors may be made of a slope that was stopped short of underflow: upper bounds."""
 
-SMALL = 8
-"""An array of at most so many numbers a unit of the state was computed by the step; a larger one is a weight."""
+SLOPES_PER_UNIT = 8
+"""Part of an operator with at most so many numbers a unit is taken for slopes, which the step computed;
+a larger one for a weight, in which nothing was stopped."""
 
 
 def lost(A: Array) -> Array:
-    """Which numbers of A (..., m, n) XLA takes as zeros, (..., m, n), where their row has none beside which they are nothing.
+    """Which numbers of A (..., m, n) count as zeros and decide their row, (..., m, n).
 
-    They lie below the smallest normal number, and their row below the 1 / eps-fold of it. Only the bits tell: a
-    comparison would take them as zeros, too.
+    XLA takes numbers below `tiny`, the smallest normal one, as zeros. That matters in a row without a number above tiny / eps,
+    beside which they would be a rounding. Only the bits tell: a comparison would take them as zeros, too.
     """
     info, width = jnp.finfo(A.dtype), jnp.int64 if A.dtype.itemsize == 8 else jnp.int32
     as_bits = lambda number: lax.bitcast_convert_type(jnp.asarray(number, A.dtype), width)

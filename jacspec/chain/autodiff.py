@@ -69,7 +69,7 @@ class _WithoutDriver:
         return self.layer(h)
 
 
-def linearized(layer: Any, h: State, m: int) -> tuple[Matrix, Array]:
+def jacobian_matrix(layer: Any, h: State, m: int) -> tuple[Matrix, Array]:
     """The Jacobian (m, n) of a layer by automatic differentiation, and whether it is finite in both modes."""
     J, n = Linearized(_WithoutDriver(layer), h, None), sum(leaf.size for leaf in jax.tree.leaves(h))
     fixed = lax.stop_gradient(J)

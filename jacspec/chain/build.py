@@ -140,7 +140,7 @@ def layer_chain(layers: Sequence[Callable], x: State, *, jacobian: str = "auto",
             J, ok = programs.own_jacobian(name, f"layers[{i}]", layer, h), jnp.asarray(True)
         else:
             m = state_trees.size(new)
-            ask = lambda h, program=program, m=m: autodiff.linearized(program, h, m)
+            ask = lambda h, program=program, m=m: autodiff.jacobian_matrix(program, h, m)
             J, ok = called(name, f"layers[{i}]", ask, h, form="layer(h) -> h")
         operators.append(J)
         sound.append(ok)

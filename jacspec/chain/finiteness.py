@@ -50,7 +50,7 @@ def earliest(*indices: Array) -> Array:
 
 
 def given_nonfinite(parameters: Any, drivers: Any) -> Array:
-    """The number of the first step that is given a NaN or Inf, -1 if none: 1 for shared parameters, t for x_t.
+    """The index t of the first step with a NaN or Inf in x_t or in its parameters, which all steps share (t = 1); -1 if none.
 
     A saturated unit hides them: tanh(inf) is a finite state with a slope of zero.
     """

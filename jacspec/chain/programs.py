@@ -95,15 +95,16 @@ def prepared(function: str, step: Step, h0: State, x: Driver) -> tuple[Any, Stat
     for _ in range(2):
         out = pure_output(user, h0, x)
         first = None if out is not None else tried(user, h0)
-        settled = _settled(function, h0, out if first is None else first.out)
-        if settled is h0:
+        iterable = _in_dtypes_of(function, h0, out if first is None else first.out)
+        if iterable is h0:
             break
-        h0 = settled
+        h0 = iterable
     else:
         hint = "Fix the dtype of h0."
         raise TypeError(checks.message(function, "step", "returns another dtype every time", hint=hint))
     if first is None:
         return user, h0
+    # traced again, to see whether it changes itself: called twice in one trace where it left something changed
     second = tried(user, h0, calls=2 if first.changed else 1)
     fresh = jax.tree.structure(user).unflatten if first.changed else None
     refuse_memory(function, "step", first, second, fresh, first.leaves, shapes(h0), x)
@@ -113,7 +114,7 @@ def prepared(function: str, step: Step, h0: State, x: Driver) -> tuple[Any, Stat
     return program_of(first if first.changed else second), h0
 
 
-def _settled(function: str, h0: State, out: Any) -> State:
+def _in_dtypes_of(function: str, h0: State, out: Any) -> State:
     """h0, in the dtypes of what the step returned where those are others."""
     want, have = jax.tree.structure(h0), jax.tree.structure(out)
     if want != have:

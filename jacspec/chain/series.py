@@ -71,7 +71,7 @@ def each(f: Callable[..., Any], *several: Any) -> Any:
     return jax.vmap(f)(*several)
 
 
-def in_turn(f: Callable[[Any, Any], Any], series: Any, constants: Sequence[Any], side_by_side: int) -> Any:
+def one_by_one(f: Callable[[Any, Any], Any], series: Any, constants: Sequence[Any], side_by_side: int) -> Any:
     """f(entry, constant) of every entry, one after another, or so many of equal shapes (and one constant) side by side."""
     if isinstance(series, Ragged):
         return Ragged(map(f, series, constants))
@@ -84,7 +84,7 @@ def in_turn(f: Callable[[Any, Any], Any], series: Any, constants: Sequence[Any],
 def readings(values: Any, count: int) -> Iterator[Any]:
     """What a user gives for `count` entries, as series: a list of entries, and arrays with that leading axis.
 
-    A list may be both: of entries, or of the leaves of a state that is a list.
+    A list may be both, where a state is a list of as many arrays: the caller takes the reading that fits its chain.
     """
     if type(values) in (list, Ragged) and len(values) == count:
         yield Ragged(values)
@@ -108,7 +108,7 @@ def vectors(series: Any, dtype: Any) -> Any:
 
 
 def vector(tree: Any, dtype: Any, *leading: int) -> tuple[Array, Array]:
-    """The leaves as one vector of a dtype, behind leading axes, and where they are not zero before they are cast."""
+    """The leaves as one vector of a dtype, behind leading axes, and where it is not zero before it is cast."""
     leaves = [leaf.reshape(*leading, -1) for leaf in jax.tree.leaves(tree)]
     given = [leaf != 0 if not checks.is_concrete(leaf) else np.asarray(leaf) != 0 for leaf in leaves]
     joined = lambda parts, kind: jnp.concatenate(parts, axis=-1).astype(kind)

@@ -30,7 +30,8 @@ class Family(NamedTuple):
     Attributes:
         build: the cell.
         gates: number of recurrent matrices; None for a single one without that axis.
-        keeps: where in b the bias of the gate that keeps the state stands; None without gates.
+        keeps: index in b, (gates, n), of the gate that keeps the state; ``...`` where b has no axis of gates; None without
+            such a gate.
         enters: the same for the gate that lets the new in, where it is another one.
         critical: its architecture in `initializers.critical`, if there is one.
         options: further arguments.

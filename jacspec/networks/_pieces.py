@@ -146,7 +146,7 @@ def advanced(step: Step, h: Any) -> Any:
 def linearized(step: Step, h: Any, m: int, reverse: bool) -> tuple[Any, Array]:
     """The Jacobian of a step as a matrix (m, n), and whether it is finite; by reverse mode alone where there is no other."""
     if not reverse:
-        return autodiff.linearized(step, h, m)
+        return autodiff.jacobian_matrix(step, h, m)
     matrix = Linearized(step, h, None).pull(jnp.eye(m, dtype=jnp.result_type(*jax.tree.leaves(h)))).T
     return Matrix(matrix), jnp.isfinite(matrix).all()
 

@@ -25,7 +25,7 @@ from jacspec._ground import checks
 from jacspec._ground.arithmetic import rescale, smallest_factor
 from jacspec._product import logs as lg
 from jacspec._product.image import NEAR_ONE
-from jacspec._product.slopes import SMALL, STOPPED, knows_stops, may_be_stopped, shows_slopes, with_parts
+from jacspec._product.slopes import SLOPES_PER_UNIT, STOPPED, knows_stops, may_be_stopped, shows_slopes, with_parts
 from jacspec.typing import StepJacobian, in_turn
 
 COPIES = 2
@@ -68,7 +68,7 @@ def pulled(gradient: Gradient, J: StepJacobian, t: Array) -> Gradient:
     """J^T g, where J is the t-th step Jacobian; the factors of a product are steps of their own."""
     for place, factor in enumerate(reversed(in_turn(J))):
         seed = t + (place << 20)
-        most = SMALL * gradient.support.shape[0]
+        most = SLOPES_PER_UNIT * gradient.support.shape[0]
         operators = [factor, *(_nudged(factor, most, seed, i) for i in range(1, 1 + COPIES))]
         maps: list[Map] = [lambda u, J=J: [J.pull(u[:, None])[:, 0]] for J in operators]
         (gradient,) = through(gradient, maps, seed, changed=knows_stops(factor))

@@ -32,7 +32,8 @@ SAFETY = 10.0
 """Factor on the conditioning estimate: four probes fall short by more with a probability below 3e-4."""
 
 APART = 1 / 3
-"""Share of log(1/eps) nats by which a value must exceed what rows of noise could add: by less than eps^(2/3) then."""
+"""Share of ln(1/eps) nats by which a value must exceed what rows of noise hold. Norms add in squares: they then change it by less
+than eps^(2/3) of itself."""
 
 UNCERTAIN = 1 / 16
 """Nats of `Spectrum.rounding` from which on a value is not resolved."""
@@ -49,8 +50,8 @@ class Spectrum:
         log_singular_values: nats, descending; an exact zero is -inf.
         horizons: number of factors in each product.
         resolved: False where the precision cannot see the value, which is then an upper bound as a rule; False
-            throughout where a vector pushed through the chain contradicts the largest value. With k also False for the
-            values from the first on that the search has not settled: these are lower bounds.
+            throughout where a vector pushed through the chain contradicts the largest value. With k also False from the
+            first value on for which the search has not converged: these are lower bounds.
         rounding: estimate of the rounding of the recursion, nats, the measured condition of its factors included; blind
             to ill-conditioned data, and to roundings that repeat themselves from step to step.
         error: bound on the error in nats where ``verify=True`` paid for it, else NaN. The sum of: the conditioning
@@ -243,7 +244,7 @@ def _values(
 def _read_all(records: Any, *, ranks: tuple[int, ...], count: int, vectors: bool) -> Any:
     """`_read` of every record; those of equal shapes, which have one rank, are read side by side where they are small."""
     side_by_side = max(1, 2**16 // ranks[0] ** 2)
-    return series.in_turn(lambda item, rank: _read(*item, rank, count, vectors), records, ranks, side_by_side)
+    return series.one_by_one(lambda item, rank: _read(*item, rank, count, vectors), records, ranks, side_by_side)
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4, 5))
@@ -257,7 +258,7 @@ def _read(record: Any, steps: Array, first: Array, rank: int, count: int, vector
     row_logs = jax.lax.stop_gradient(graded.logs.hi)  # (k,)
     largest = jnp.max(jnp.where(graded.doubtful, row_logs, -jnp.inf), initial=-jnp.inf)
     doubtful = jnp.maximum(jnp.sum(graded.doubtful), 1).astype(values.dtype)
-    reach = largest + 0.5 * jnp.log(doubtful)  # of a product that consists of the doubtful rows
+    reach = largest + 0.5 * jnp.log(doubtful)  # bounds the norm of a product that consists of the doubtful rows
     exact = jnp.arange(count) >= jnp.sum(row_logs > -jnp.inf)  # (count,)
     cancelled = (values == -jnp.inf) & ~exact  # what rounding left of a row that is not zero
     smallest = jnp.min(jnp.where(values > -jnp.inf, values, jnp.inf))
@@ -322,7 +323,7 @@ def _read_block(graded: recursion.Graded, steps: int, first: Array, rank_bound: 
 def _counted(part: Spectrum, converged: Array, first: Array, before: Array, k: int) -> Spectrum:
     """The first k values, with the steps counted from the start of the whole chain."""
     part = jax.tree.map(lambda leaf: leaf[:k] if leaf.ndim else leaf, part)
-    # a NaN spoils the search itself: where the chain knows its first one, that is the index to tell
+    # a NaN spoils the search, which then tells a wrong index: that of the chain, where it has one, is right
     own = jnp.where(part.first_nonfinite < 0, -1, part.first_nonfinite + before)
     first = jnp.where((own >= 0) & (first >= 0), first, own)
     resolved, converged = part.resolved & converged, part.converged & jnp.all(converged)
