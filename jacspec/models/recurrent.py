@@ -71,6 +71,10 @@ class WithOutput:
         """The step Jacobian of the cell."""
         return self.cell.jacobian(h, x)
 
+    def initial_state(self, x: Array | None = None) -> State:
+        """That of the cell."""
+        return self.cell.initial_state(x)
+
     def output(self, h: State) -> Array:
         """f(re, im), (2n,): without f a stack of linear recurrences would be one."""
         return activations.get(self.activation)(jnp.concatenate(h))
@@ -255,10 +259,10 @@ class Recurrent(nnx.Module):
         return _sweep(self.steps())
 
     def initial_state(self) -> State:
-        """Zeros: (n,), or the pair of an LSTM or LRU; the tuple of the layers' states for depth > 1."""
-        zero = jnp.zeros(self.width, self.dtype)
-        state = (zero, zero) if self.cell in ("lstm", "lru") else zero
-        return state if len(self.cells) == 1 else (state,) * len(self.cells)
+        """The zero state of the cell, (n,) where it names none; the tuple of the layers' states for depth > 1."""
+        zero = lambda: jnp.zeros(self.width, self.dtype)
+        states = tuple(getattr(step, "initial_state", zero)() for step in self.steps())
+        return states if len(states) > 1 else states[0]
 
     def __call__(self, inputs: Array) -> Array:
         """The outputs of one sequence; a batch belongs outside, to `jax.vmap`.
