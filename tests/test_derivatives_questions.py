@@ -7,7 +7,8 @@ import pytest
 from differences import SCALES, SECOND_SLOW, both, checked, log, norm, spread
 
 import jacspec as js
-from jacspec import layers, operators
+from jacspec import layers
+from jacspec._ground import arithmetic
 
 
 def product(v):
@@ -38,8 +39,8 @@ def unit_and_log(x):
 
 ONE = jnp.ones(2)
 QUESTIONS = {
-    "norms": (4, operators.norms, norm),
-    "units": (4, lambda v: operators.units(v)[0], lambda v: v / norm(v)),
+    "norms": (4, arithmetic.norms, norm),
+    "units": (4, lambda v: arithmetic.units(v)[0], lambda v: v / norm(v)),
     "spectrum": (8, lambda v: js.spectrum(matrices(v)).log_singular_values, singular),
     "log_singular_values end": (8, lambda v: js.log_singular_values(matrices(v), origin="end"), singular),
     "log_singular_values k=1": (8, lambda v: js.log_singular_values(matrices(v), k=1), lambda v: singular(v)[:1]),
@@ -67,7 +68,7 @@ def test_questions(name, dtype):
 
 def test_norms_of_zero_have_derivative_zero_and_undefined_layers_say_nan():
     zero = jnp.zeros(3)
-    for f in (operators.norms, lambda v: operators.units(v)[0]):
+    for f in (arithmetic.norms, lambda v: arithmetic.units(v)[0]):
         for got in both(f, zero[None]):
             np.testing.assert_array_equal(got[0], np.zeros_like(got[0]))
     for layer in (layers.RMSNorm(epsilon=0.0), layers.LayerNorm(epsilon=0.0), layers.CosineNorm(jnp.eye(3))):
