@@ -56,8 +56,8 @@ def run(config: dict[str, Any], progress: experiments.Progress) -> dict[str, np.
     arrays, task = {}, tasks.digits(order="row", dtype=jnp.float64)
     for done, cell in enumerate(config["cells"]):
         progress(f"training, {cell}", done, len(config["cells"]))
-        runs = trained(config, cell, task)
-        history = {name: np.stack([run.history[name] for run in runs]) for name in runs[0].history}
+        histories = [fit.history for fit in trained(config, cell, task)]
+        history = {name: np.stack([one[name] for one in histories]) for name in histories[0]}
         arrays |= {f"{cell}_{name}": history[name] for name in ("loss", *MEASURED)}
         arrays |= {f"{cell}_wrong": history["metric"], "records": history["update"][0]}
     progress("done", len(config["cells"]), len(config["cells"]))

@@ -262,3 +262,15 @@ def test_a_layer_that_is_a_pytree_takes_its_state_alone(jacobian):
     np.testing.assert_allclose(
         widening.push(jnp.eye(2))[0] * jnp.exp(widening.push(jnp.eye(2))[1]), expected, rtol=1e-12
     )
+
+
+def test_a_fold_over_changing_widths_takes_a_list_or_a_leading_axis():
+    chain = js.JacobianChain.from_matrices([jnp.ones((3, 2)), jnp.ones((4, 3))])
+    take = lambda carry, J, x: (carry, x)
+    several = [jnp.ones(3), 2 * jnp.ones(4)]
+    for one, expected in zip(chain.fold(take, (), xs=several)[1], several, strict=True):
+        np.testing.assert_array_equal(one, expected)
+    assert [float(x) for x in chain.fold(take, (), xs=jnp.arange(2.0), reverse=True)[1]] == [0, 1]
+    for few in (several[:1], jnp.arange(1.0)):
+        with pytest.raises(ValueError, match=r"'xs' does not fit.*expected T=2 entries"):
+            chain.fold(take, (), xs=few)

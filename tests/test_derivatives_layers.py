@@ -89,6 +89,7 @@ LAYERS = {
         lambda h: layers.Sequential(layers.Dense(jnp.asarray(SQUARE, h.dtype)), layers.LayerNorm(epsilon=0.0))(h),
         lambda h: standard(SQUARE @ h, 0),
     ),
+    "LayerStep": (3, lambda h: layers.LayerStep()(h, layers.RMSNorm(epsilon=0.0)), lambda h: rms(h, 0)),
     "PerExample": (
         6,
         lambda v: layers.PerExample(layers.RMSNorm(epsilon=0.0))(v.reshape(2, 3)),

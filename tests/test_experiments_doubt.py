@@ -32,8 +32,11 @@ def is_known(node):
 
 
 def assigned(function):
-    """What every name is set to in a function: names that stand for `known(...)`, and names whose marks are read."""
-    safe = set()
+    """What every name is set to in a function: names that stand for `known(...)`, and names whose marks are read.
+
+    The history of a `fit` holds what its probes returned, in which the same is looked for.
+    """
+    safe = {"fit"}
     for node in ast.walk(function):
         if isinstance(node, ast.Assign):
             target = node.targets[0]

@@ -56,7 +56,9 @@ def draw(data, config):
 @pytest.fixture
 def tree(tmp_path):
     """A repository with one experiment, its figure, and as much of the package as the runner needs."""
-    ground = [f"jacspec/_ground/{name}.py" for name in ("__init__", "checks", "drawing", "files", "messages")]
+    ground = [
+        f"jacspec/_ground/{name}.py" for name in ("__init__", "checks", "drawing", "files", "jsonable", "messages")
+    ]
     rooms = [
         path.relative_to(ROOT) for room in ("plotting", "results") for path in (ROOT / "jacspec" / room).glob("*.py")
     ]

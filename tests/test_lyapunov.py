@@ -160,3 +160,12 @@ def test_a_chaotic_tanh_network_follows_mean_field():
     # deviation of .023: these four hold the tolerance, of four others one draw in three would not.
     assert abs(mean.mean() + 2.272805) < 0.02
     assert np.abs(gap).max() < 1e-8
+
+
+def test_layers_whose_states_differ_in_form_only():
+    square = js.layer_chain(
+        [lambda h: jnp.tanh(h).reshape(2, 2), lambda h: jnp.sin(h).reshape(4)], jnp.arange(1.0, 5.0)
+    )
+    h = np.arange(1.0, 5.0)
+    expected = np.log(np.abs(np.cos(np.tanh(h)) / np.cosh(h) ** 2)) / 2  # every number by itself
+    np.testing.assert_allclose(js.lyapunov_exponents(square).exponents, np.sort(expected)[::-1], rtol=1e-12)

@@ -85,7 +85,7 @@ class Orthogonal:
 
 
 class OrthogonalNet(models.Deep):
-    """A `Deep` network whose hidden layers are orthogonal; `chain`, `hidden` and `activity` follow from `layers`."""
+    """A `Deep` network whose hidden layers are orthogonal; `chain`, `hidden_chain` and `activity` follow from `layers`."""
 
     def layers(self, inputs):
         first, *hidden, head = super().layers(inputs)

@@ -1,5 +1,7 @@
 """Omega and flossing against dense computations, the published program, and finite differences."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -210,3 +212,12 @@ def test_flossing_opens_a_contracting_network():
     assert after[0] < 1e-4
     assert before[1] - after[1] > np.log(10)  # of the flossed directions
     assert before[2] - after[2] > np.log(10)  # of the whole Jacobian
+
+
+@pytest.mark.parametrize("width", [3, 4])
+def test_adjoints_whose_directions_are_a_plain_list(width):
+    layers = [js.layers.Dense(jax.random.normal(jax.random.key(0), (width, 3))), js.layers.LayerNorm()]
+    chain = js.layer_chain(layers, jnp.arange(1.0, 4.0))
+    found = js.adjoints(chain, jnp.arange(float(width)))
+    plain = dataclasses.replace(found, directions=list(found.directions))
+    assert remedies.pascanu_omega(chain, plain) == remedies.pascanu_omega(chain, found)

@@ -451,3 +451,40 @@ def test_a_protocol_names_every_method_that_is_asked_for():
         assert methods <= vars(owner).keys()
         assert all(vars(owner)[name].__doc__ for name in methods)
     assert dataclasses.is_dataclass(training.SpectrumProbe)
+
+
+class Elsewhere(Read):
+    """A network whose chain is not that of its outputs, or fails, and which does not say what its states are."""
+
+    fails = False
+
+    def chain(self, inputs):
+        if self.fails:
+            raise RuntimeError("not today")
+        return js.jacobian_chain(lambda h, x: 1e30 * h + 1, jnp.ones(3, inputs.dtype), inputs, check=False)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_explosion_is_not_traced_through_a_chain_that_nobody_vouches_for(fails):
+    model = type("Model", (Elsewhere,), {"fails": fails})()
+    found = fit(model, optimizer=optax.sgd(1e200), updates=9, every=1, jump=None, success=False)
+    assert found.status == "exploded"
+    assert found.trace.state_log_norms is None
+    assert "state" not in found.trace.where
+
+
+def test_a_trace_that_fails_does_not_cost_the_training():
+    members = {"fails": True, "layer_states": lambda self, h: (h,)}
+    found = fit(
+        type("Model", (Elsewhere,), members)(), optimizer=optax.sgd(1e200), updates=9, every=1, jump=None, success=False
+    )
+    assert (found.status, found.trace.kind) == ("exploded", "unknown")
+    assert "the trace did not succeed" in found.trace.where
+
+
+def test_a_layer_called_hidden_chain_is_no_method():
+    model = Chained()
+    model.hidden_chain = nnx.Linear(4, 4, rngs=nnx.Rngs(0))
+    probe = training.SpectrumProbe(1)
+    inputs = jnp.ones((2, 3, 2))
+    np.testing.assert_array_equal(*(next(iter(probe(m, inputs).values())) for m in (model, Chained())))

@@ -64,7 +64,11 @@ def number(function: str, argument: str, value: Any, expected: str, inside: Call
 
     An integer beyond the range of a float counts as infinite.
     """
-    shape, kind = getattr(value, "shape", ()), np.dtype(type(value) if type(value) in (int, float) else object)
+    of_python = isinstance(value, (int, float)) and not isinstance(value, bool)
+    shape, kind = (
+        getattr(value, "shape", ()),
+        np.dtype((int if isinstance(value, int) else float) if of_python else object),
+    )
     if isinstance(value, (np.generic, np.ndarray, jax.Array)):
         kind = value.dtype
     if shape != () or not (jnp.issubdtype(kind, jnp.integer) or jnp.issubdtype(kind, jnp.floating)):

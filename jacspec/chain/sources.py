@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jacspec._ground import checks
 from jacspec._ground.precision import at_least_float32
 from jacspec._ground.pytree import pytree, static
 from jacspec.chain import series
@@ -104,7 +105,7 @@ class FromOperators(Scanned):
     def state_shape(self, t: int) -> Any:
         """Shapes of a state; None where none is known."""
         del t
-        return series.forms(self.states)[0]
+        return None if self.states is None else series.forms(self.states)[0]
 
     def parts(self) -> Any:
         """The operators."""
@@ -215,7 +216,18 @@ class FromList(Source):
         return FromList(self.operators[window], states, self.sound[window], widths)
 
     def fold(self, f: Callable, carry: Any, *, reverse: bool, xs: Any) -> tuple[Any, Ragged]:
-        """A loop; `xs` is a series."""
+        """A loop; `xs` has T entries: a list of them, or arrays with a leading axis T.
+
+        Raises:
+            ValueError: for another number of them.
+        """
+        xs = Ragged(xs) if type(xs) is list else xs
+        counts = {len(xs)} if isinstance(xs, Ragged) else {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(xs)}
+        if not counts <= {self.length, (self.length,)}:
+            text = checks.message(
+                "JacobianChain.fold", "xs", "does not fit", f"lengths {counts}", f"T={self.length} entries"
+            )
+            raise ValueError(text)
         outs = Ragged([None] * self.length)
         for t in reversed(range(self.length)) if reverse else range(self.length):
             carry, outs[t] = f(carry, self.operators[t], series.entry(xs, t))
@@ -235,13 +247,14 @@ class FromList(Source):
 
     def series(self, values: Any) -> Ragged:
         """As a list."""
+        if type(values) is list and len(values) == self.length + 1:
+            return Ragged(values)
         return values if isinstance(values, Ragged) else Ragged(series.entry(values, t) for t in range(self.length + 1))
 
     def square(self) -> FromOperators:
-        """The matrices as a stack: as large as the weights of the layers that they come from."""
+        """The matrices as a stack, as large as the weights of the layers that they come from; states may differ in form and stay away."""
         matrices = Matrix(jnp.stack([J.dense() for J in self.operators]))
-        states = None if self.states is None else series.stacked(self.states)
-        return FromOperators(matrices, states, self.sound, self.length, self.widths[:1])
+        return FromOperators(matrices, None, self.sound, self.length, self.widths[:1])
 
 
 def of_operators(

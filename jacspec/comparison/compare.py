@@ -216,7 +216,8 @@ def prepare(
 def _changes(remedy: Remedy) -> str:
     """What a remedy changes, as JSON; a value that JSON cannot hold is refused here, before its row is trained."""
     try:
-        return json.dumps(remedy.given(), allow_nan=False)
+        kind = type(remedy)
+        return json.dumps([kind.__module__, kind.__qualname__, remedy.given()], allow_nan=False)
     except (TypeError, ValueError) as error:
         want = "finite numbers and names"
         raise ValueError(

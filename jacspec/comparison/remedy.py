@@ -8,6 +8,7 @@ Everything a remedy does not name stays as the comparison has it, the same for e
 """
 
 import dataclasses
+import functools
 import sys
 from typing import Any
 
@@ -114,6 +115,12 @@ class Remedy:
 
     def __add__(self, other: "Remedy") -> "Remedy":
         """Both; clipping transformations act in this order."""
+        for r in (self, other):
+            if type(r) is not Remedy:
+                hint = "Give the words to its own clipping() or model()."
+                raise TypeError(
+                    checks.message("compare", "remedy", "has code of its own and no words", r.text, "words", hint)
+                )
         texts = [r.text for r in (self, other) if r.text != "none"]
         return Remedy.parse(",".join(texts) or "none")
 
@@ -131,20 +138,29 @@ class Remedy:
         return (Deep if deep else Recurrent)(**arguments)
 
     def own_code(self) -> str:
-        """The class and the hash of the module of a remedy that is a subclass, so that no stored row outlives it; else ''."""
-        kind = type(self)
-        if kind is Remedy:
-            return ""
-        file = getattr(sys.modules.get(kind.__module__), "__file__", None)
-        if file is None:
-            got, want = f"{kind.__qualname__} of {kind.__module__}", "a class of a module with a file"
-            hint = "Rows are stored under the hash of their code; write the class into a file, or give no store."
-            raise ValueError(checks.message("compare", "remedies", "has code of its own", got, want, hint))
-        return f" {kind.__qualname__} {results.code_hash(file)}"
+        """The classes below `Remedy` that a remedy is made of, and the hashes of their files when they were first seen; else ''.
+
+        They are a part of what a stored row is known by. What those files import is not.
+
+        Raises:
+            ValueError: for a class that is not written in a file, or inside a function, whose variables no hash sees.
+        """
+        kinds = [kind for kind in type(self).__mro__ if issubclass(kind, Remedy) and kind is not Remedy]
+        return "".join(f" {kind.__qualname__} {_hash_of_file(kind)}" for kind in kinds)
 
     def clipping(self) -> list[optax.GradientTransformation]:
         """The clipping transformations, in order."""
         return [_words.CLIPS[name][0](*numbers) for name, numbers in self.clip]
+
+
+@functools.cache
+def _hash_of_file(kind: type) -> str:
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    if file is None or "<locals>" in kind.__qualname__:
+        got, want = f"{kind.__qualname__} of {kind.__module__}", "a class at the top of a file"
+        hint = "Rows are stored under the hash of their code; write the class into a file, or give no store."
+        raise ValueError(checks.message("compare", "remedies", "has code of its own", got, want, hint))
+    return results.code_hash(file)
 
 
 # What cannot go together

@@ -152,7 +152,7 @@ class Convolutional(nnx.Module):
         """
         return layer_chain(self.layers(), self._checked(inputs, ()), **options)
 
-    def hidden(self, chain: JacobianChain) -> JacobianChain:
+    def hidden_chain(self, chain: JacobianChain) -> JacobianChain:
         """The part of its chain between the first layer and the readout."""
         return chain[1:-1]
 

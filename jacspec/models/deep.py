@@ -264,7 +264,7 @@ class Deep(nnx.Module):
         inputs = weights.inputs("models.Deep", inputs, shape, text, self.dtype)
         return layer_chain(self.layers(inputs), inputs, **options)
 
-    def hidden(self, chain: JacobianChain) -> JacobianChain:
+    def hidden_chain(self, chain: JacobianChain) -> JacobianChain:
         """The part of its chain between the first layer and the readout."""
         return chain[1:-1]
 

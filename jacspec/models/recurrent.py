@@ -261,8 +261,8 @@ class Recurrent(nnx.Module):
     def initial_state(self) -> State:
         """The zero state of the cell, (n,) where it names none; the tuple of the layers' states for depth > 1."""
         zero = lambda: jnp.zeros(self.width, self.dtype)
-        states = tuple(getattr(step, "initial_state", zero)() for step in self.steps())
-        return states if len(states) > 1 else states[0]
+        states = [getattr(step, "initial_state", zero)() for step in self.steps()]
+        return tuple(states) if len(states) > 1 else states[0]
 
     def __call__(self, inputs: Array) -> Array:
         """The outputs of one sequence; a batch belongs outside, to `jax.vmap`.

@@ -91,7 +91,9 @@ def pascanu_omega(
 
 def _later(chain: JacobianChain, directions: State) -> Any:
     """The directions at t = 1..T as vectors: (T, n), or a list where widths change."""
-    return series.each(lambda g: ravel_pytree(g)[0].astype(chain.dtype), series.part(directions, slice(1, None)))
+    return series.each(
+        lambda g: ravel_pytree(g)[0].astype(chain.dtype), series.part(chain.source.series(directions), slice(1, None))
+    )
 
 
 def _weights_only(name: str, J: Any) -> StepJacobian:

@@ -24,15 +24,16 @@ class Passes:
     """A model and a batch; each pass is one compiled program for all rows.
 
     Args:
-        model: any; where it has no ``chain``, only its outputs can be looked at.
+        model: any; where it does not say what the states of its chain are, by ``layer_states`` over time or ``hidden_chain``
+            over depth, only its outputs are looked at.
         task: for its loss.
         batch: of finite numbers.
     """
 
     def __init__(self, model: Any, task: Task, batch: Batch):
         self.model, self.batch = model, batch
-        self.has_chain = callable(getattr(model, "chain", None))
         self.over_time, self.joint = reading.over_time(model), reading.joint(model)
+        self.has_chain = reading.has_method(model, "layer_states" if self.over_time else "hidden_chain")
         graph, variables = nnx.split(model)
         run = jax.jit(lambda v, x: reading.outputs(nnx.merge(graph, v, copy=True), x))
         self.y = run(variables, batch.inputs)
@@ -117,6 +118,8 @@ class Passes:
             growth = logs[:-1] - logs[1:]
         growth = np.where(np.isfinite(growth), growth, -np.inf)
         at = int(np.argmax(growth))
+        if not np.isfinite(growth[at]):
+            return {"where": f"row {row}: {text}", "row": row}
         place = {"step" if self.over_time else "layer": at}
         where = f"{text}; row {row}: the gradient grows most, {growth[at]:.3g} nats, through {_words(place)}"
         return {"where": where, "row": row, **place, **_grown(_row(states, which), logs)}
@@ -126,8 +129,8 @@ class Passes:
         return float(np.log(float(jnp.finfo(self.y.dtype).max)))
 
     def _layers(self, h: Any) -> tuple[Any, ...]:
-        """The states of the layers, lowest first; a model without ``layer_states`` counts as one layer."""
-        return getattr(self.model, "layer_states", lambda h: (h,))(h)
+        """The states of the layers, lowest first."""
+        return self.model.layer_states(h)
 
     def _first_layer(self, h: Any) -> int:
         """The lowest layer of a stack whose state is not finite."""

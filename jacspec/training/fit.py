@@ -211,7 +211,16 @@ def _fit_of(training: Training, i: int) -> Fit:
         solved_at=int(state.update) if code == SOLVED else None,
         loss=float(history["loss"][-1]),
         metric=float(history["metric"][-1]),
-        trace=locate(training.program, state, training.keys[i], training.task) if exploded else None,
+        trace=_trace(training, state, i) if exploded else None,
         seconds=float(history["seconds"][-1]),
         seed=training.seeds[i],
     )
+
+
+def _trace(training: Training, state: Any, i: int) -> Trace:
+    """Where the explosion of seed i began; a chain of the user's that fails says so and does not cost the training."""
+    try:
+        return locate(training.program, state, training.keys[i], training.task)
+    except Exception as error:
+        where = f"the trace did not succeed: {type(error).__name__}: {error}"
+        return Trace("unknown", int(state.update), where)

@@ -26,8 +26,9 @@ QUANTITIES = ("lyapunov_exponents", "log_singular_values")
 
 
 def _hidden_chain(model: Any, inputs: Array) -> JacobianChain:
-    """The chain; a model that has ``hidden`` leaves out its first layer and its readout."""
-    return getattr(model, "hidden", lambda chain: chain)(reading.chain(model, inputs))
+    """The chain; a model that has a method ``hidden_chain`` leaves out its first layer and its readout."""
+    chain = reading.chain(model, inputs)
+    return model.hidden_chain(chain) if reading.has_method(model, "hidden_chain") else chain
 
 
 def _inputs(name: str, model: Any, batch: Any) -> Array:
@@ -241,7 +242,8 @@ class ActivityProbe:
         checks.integer(name, "examples", self.examples, 1)
         for argument in ("slope", "gate"):
             expected = f"0 < {argument} < 1"
-            checks.plain_number(name, argument, getattr(self, argument), expected, lambda value: 0 < value < 1)
+            number = checks.plain_number(name, argument, getattr(self, argument), expected, lambda value: 0 < value < 1)
+            object.__setattr__(self, argument, number)
 
     def __call__(self, model: Any, inputs: Batch | Array) -> dict[str, Array]:
         """The numbers by their names, (layers,) each.

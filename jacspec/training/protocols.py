@@ -26,12 +26,13 @@ class Model(Protocol):
 
 
 class ChainModel(Model, Protocol):
-    """What `SpectrumProbe`, `GradientProbe` and the trace of an explosion need beside; of any object, in any training loop.
+    """What `SpectrumProbe` and `GradientProbe` need beside; of any object, in any training loop.
 
-    Further members are used where a model has them: ``entry(x)``, one example of a
-    task in the form that ``chain`` takes (as it is, where missing); ``joint``, True while the examples of a batch act on
-    one another, so that the batch is one state (False); ``hidden(chain)``, the part between the first layer and the
-    readout (all of it); ``layer_states(h)``, the states of its layers in a state of the chain, lowest first (one layer).
+    Further members are used where a model has them: ``entry(x)``, one example of a task in the form that ``chain`` takes (as
+    it is, where missing); ``joint``, True while the examples of a batch act on one another, so that the batch is one state
+    (False). By one of two methods a model says what the states of its chain are, and that they lead to its outputs; the trace
+    of an explosion then looks at them, too: ``layer_states(h)`` over time, the states of the layers in a state of the chain,
+    lowest first; ``hidden_chain(chain)`` over depth, the part between the first layer and the readout, which the probes then ask.
     """
 
     def chain(self, inputs: Array, /) -> JacobianChain:

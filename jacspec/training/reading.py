@@ -60,6 +60,11 @@ def over_time(model: Any) -> bool:
     return callable(getattr(model, "read", None))
 
 
+def has_method(model: Any, *names: str) -> bool:
+    """Whether the class of a model has one of these methods; an attribute of that name, such as a layer, is none."""
+    return any(callable(getattr(type(model), name, None)) for name in names)
+
+
 def accepts(f: Callable, *arguments: Any, **named: Any) -> bool:
     """Whether a function accepts these arguments; True where it has no signature that tells."""
     try:
