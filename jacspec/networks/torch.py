@@ -240,7 +240,7 @@ def _linear(names: list[str], weights: Mapping[str, Any], activation: Any, unord
         W = _array(weights, found[module]["weight"], (None, n), f"(m, {'n' if n is None else n}){below}")
         b = found[module].get("bias")
         b = None if b is None else _array(weights, b, W.shape[:1], f"({W.shape[0]},)")
-        out.append(layers.Dense(W, b, "linear" if module == modules[-1] else activation))
+        out.append(layers.Dense(W, b, "linear" if activation is None or module == modules[-1] else activation))
         n, below = W.shape[0], f" after {found[module]['weight']!r} of shape {W.shape}"
     return out
 
