@@ -137,10 +137,11 @@ def test_a_cell_of_torch_and_a_module_inside_a_larger_one_are_found():
     single = {name.rpartition(".")[2].removesuffix("_l0"): value for name, value in state.items()}
     larger = state | {"model.head.weight": np.ones((2, 4)), "model.norm.num_batches_tracked": np.array(3)}
     assert single.keys() == {"weight_ih", "weight_hh", "bias_ih", "bias_hh"}  # torch.nn.GRUCell
-    decoder = drawn("lstm", prefix="model.decoder.")
+    other, decoder = drawn("lstm", prefix="model.other."), drawn("gru", prefix="model.decoder.")
     for found in (
         js.from_torch(single, "gru"),
         js.from_torch(larger, "gru"),
+        js.from_torch(larger | other, "gru"),
         js.from_torch(larger | decoder, "gru", prefix="model.encoder"),
         js.from_torch(larger | decoder, "gru", prefix="model.encoder.gru."),
     ):
@@ -267,6 +268,14 @@ REFUSED = {
     "a left-over": ((LSTM | {"rnn.gamma": np.ones(4)}, "lstm"), r"rnn.gamma.*none of the weights of a torch.nn.LSTM"),
     "two modules": (
         (LSTM | drawn("lstm", prefix="dec."), "lstm"),
+        r"'prefix' is needed.*got 'dec', 'rnn'",
+    ),
+    "two modules, neither of the kind": (
+        (drawn("gru", prefix="enc.") | drawn("rnn", prefix="dec."), "lstm"),
+        r"'prefix' is needed.*got 'dec', 'enc'",
+    ),
+    "a module of the kind and one with projections": (
+        (LSTM | {"dec.weight_hh_l0": np.ones((16, 2)), "dec.weight_hr_l0": np.ones((2, 4))}, "lstm"),
         r"'prefix' is needed.*got 'dec', 'rnn'",
     ),
     "no module": ((linear(2, 3), "rnn"), r"'weights' hold no rnn; got keys '0.weight', '0.bias'.*kind='linear'"),

@@ -45,7 +45,7 @@ def from_torch(
 
     Args:
         weights: what ``module.state_dict()`` gives, names to arrays (NumPy, JAX or PyTorch), or the path of a
-            ``.safetensors`` file. The arrays are copied, and keep their dtype.
+            ``.safetensors`` file. The arrays are copied and keep their dtype, in which the two biases are added.
         kind: "rnn", "lstm" or "gru" (`torch.nn.RNN`, `LSTM`, `GRU` and their cells, of any number of layers, in one or
             two directions), or "linear" (`torch.nn.Linear`, or several of them, one after another).
         activation: what the weights do not tell. Of an RNN its ``nonlinearity``, "tanh" (None) or "relu"; of several
@@ -113,6 +113,7 @@ def _module(weights: Mapping[str, Any], start: str, kind: str) -> str:
     """What the names of the one recurrent module begin with."""
     names = [name for name in weights if name.startswith(start)]
     found = sorted({name[: name.rfind(".") + 1] for name in names if RECURRENT.fullmatch(name[name.rfind(".") + 1 :])})
+    found = [module for module in found if _kind(weights, module) in (kind, None)] or found
     if len(found) == 1:
         return found[0]
     if not found:
@@ -123,6 +124,15 @@ def _module(weights: Mapping[str, Any], start: str, kind: str) -> str:
     got = ", ".join(repr(name.rstrip(".")) for name in found)
     text = checks.message(NAME, "prefix", "is needed, there are several modules", got, "one of them")
     raise ValueError(text)
+
+
+def _kind(weights: Mapping[str, Any], module: str) -> str | None:
+    """The kind that the rows of its recurrent weights are those of; None where they are of none."""
+    for name in ("weight_hh_l0", "weight_hh"):
+        shape = tuple(getattr(weights.get(module + name), "shape", ()))
+        if len(shape) == 2:
+            return next((kind for kind, gates in GATES.items() if shape[0] == gates * shape[1]), None)
+    return None
 
 
 class _Module:
