@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "JacobianChain", "LyapunovSpectrum", "Spectrum", "__version__", "activations", "adjoints", "batched", "cells",
-    "compare", "comparison", "dissect", "from_flax", "initializers", "jacobian_chain", "layer_chain", "layers",
+    "compare", "comparison", "dissect", "from_flax", "from_torch", "initializers", "jacobian_chain", "layer_chain", "layers",
     "log_gradient_norms", "log_singular_values", "lyapunov_exponents", "models", "over_time",
     "parameter_gradient_by_lag", "parameter_gradient_norms", "plotting", "remedies", "results", "spectrum", "stack",
     "tasks", "theory", "training",
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from jacspec.comparison import compare
     from jacspec.networks import dissect
     from jacspec.networks.flax import from_flax
+    from jacspec.networks.torch import from_torch
 else:
 
     def __getattr__(name: str):
@@ -36,7 +37,9 @@ else:
             hint = f". Did you mean {near[0]!r}?" if near else ""
             text = f"module 'jacspec' has no attribute {name!r}{hint}"
             raise AttributeError(text)
-        room = {"compare": "comparison", "from_flax": "networks.flax", "dissect": "networks"}.get(name, name)
+        rooms = {"compare": "comparison", "dissect": "networks"}
+        rooms |= {"from_flax": "networks.flax", "from_torch": "networks.torch"}
+        room = rooms.get(name, name)
         module = importlib.import_module(f"jacspec.{room}")
         return module if room == name else getattr(module, name)
 

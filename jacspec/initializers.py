@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jacspec._ground import checks
-from jacspec._product.orthogonal import qr
+from jacspec._ground import checks, laws
 from jacspec.theory.critical import CriticalScales as CriticalScales
 from jacspec.theory.critical import critical as critical
 
@@ -47,13 +46,9 @@ def orthogonal(key: Array, shape: int | tuple[int, int], dtype: Any, *, gain: fl
     """
     name = "initializers.orthogonal"
     out, fan_in = _shape(name, (shape, shape) if not isinstance(shape, (tuple, list)) else shape, 2, 2)
-    gain, draw = _gain(name, gain), _dtype(name, dtype)
-    count = 1 if gates is None else checks.integer(name, "gates", gates, 1)
-    tall = (max(out, fan_in), min(out, fan_in))
-    Q, R = jax.vmap(qr)(jax.random.normal(checks.key(name, key), (count, *tall), draw))
-    Q = Q * jnp.where(jnp.diagonal(R, axis1=-2, axis2=-1) < 0, -1, 1)[:, None, :]
-    Q = Q if out >= fan_in else Q.mT
-    return (gain * (Q[0] if gates is None else Q)).astype(dtype)
+    gain, dtype = laws.checked_gain(name, gain), laws.checked_dtype(name, dtype)
+    copies = () if gates is None else (checks.integer(name, "gates", gates, 1),)
+    return laws.orthogonal(checks.key(name, key), (*copies, out, fan_in), dtype, gain)
 
 
 def identity(n: int, dtype: Any, *, scale: float = 1.0) -> Array:
@@ -79,7 +74,7 @@ def identity(n: int, dtype: Any, *, scale: float = 1.0) -> Array:
     """
     name = "initializers.identity"
     n = checks.integer(name, "n", n, 1)
-    _dtype(name, dtype)
+    dtype = laws.checked_dtype(name, dtype)
     return jnp.eye(n, dtype=dtype) * checks.plain_number(name, "scale", scale)
 
 
@@ -105,9 +100,7 @@ def gaussian(key: Array, shape: tuple[int, ...], dtype: Any, *, gain: float = 1.
         >>> round(float(init.gaussian(jax.random.key(0), (400, 100), jnp.float32, gain=2.0).std()), 1)
         0.2
     """
-    name = "initializers.gaussian"
-    shape = _shape(name, shape, 2)
-    return _random(name, key, shape, dtype, _gain(name, gain) / math.sqrt(shape[-1]), "normal")
+    return _independent("gaussian", key, shape, dtype, gain, "normal")
 
 
 def glorot(key: Array, shape: tuple[int, ...], dtype: Any, *, gain: float = 1.0, distribution: str = "normal") -> Array:
@@ -134,10 +127,7 @@ def glorot(key: Array, shape: tuple[int, ...], dtype: Any, *, gain: float = 1.0,
         >>> bool(jnp.abs(W).max() <= 1.0)  # sqrt(6 / (2 + 4))
         True
     """
-    name = "initializers.glorot"
-    shape = _shape(name, shape, 2)
-    deviation = _gain(name, gain) * math.sqrt(2 / (shape[-1] + shape[-2]))
-    return _random(name, key, shape, dtype, deviation, distribution)
+    return _independent("glorot", key, shape, dtype, gain, distribution)
 
 
 def he(key: Array, shape: tuple[int, ...], dtype: Any, *, gain: float = 1.0, distribution: str = "normal") -> Array:
@@ -163,9 +153,7 @@ def he(key: Array, shape: tuple[int, ...], dtype: Any, *, gain: float = 1.0, dis
         >>> round(float(init.he(jax.random.key(0), (400, 50), jnp.float32).std()), 1)
         0.2
     """
-    name = "initializers.he"
-    shape = _shape(name, shape, 2)
-    return _random(name, key, shape, dtype, _gain(name, gain) * math.sqrt(2 / shape[-1]), distribution)
+    return _independent("he", key, shape, dtype, gain, distribution)
 
 
 def chrono(key: Array, n: int, t_max: float, dtype: Any) -> tuple[Array, Array]:
@@ -194,8 +182,8 @@ def chrono(key: Array, n: int, t_max: float, dtype: Any) -> tuple[Array, Array]:
     name = "initializers.chrono"
     n = checks.integer(name, "n", n, 1)
     t_max = checks.plain_number(name, "t_max", t_max, "a finite t_max > 2", lambda t_max: 2 < t_max < math.inf)
-    draw = _dtype(name, dtype)
-    forget = jnp.log(jax.random.uniform(checks.key(name, key), (n,), draw, 1, t_max - 1)).astype(dtype)
+    dtype = laws.checked_dtype(name, dtype)
+    forget = jnp.log(jax.random.uniform(checks.key(name, key), (n,), laws.wide(dtype), 1, t_max - 1)).astype(dtype)
     return forget, -forget
 
 
@@ -235,19 +223,17 @@ def delta_orthogonal(
     if c_out < c_in:
         hint = "Fewer channels out than in cannot keep every direction."
         raise ValueError(checks.message(name, "c_out", "is out of range", c_out, f"c_out >= c_in = {c_in}", hint))
-    _gain(name, gain)
-    H = orthogonal(checks.key(name, key), (c_out, c_in), dtype, gain=gain).T
-    return jnp.zeros((*size, c_in, c_out), H.dtype).at[tuple((k - 1) // 2 for k in size)].set(H)
+    gain, dtype = laws.checked_gain(name, gain), laws.checked_dtype(name, dtype)
+    return laws.kernel("delta_orthogonal", checks.key(name, key), size, c_in, c_out, dtype, gain)
 
 
-def _random(name, key, shape, dtype, deviation, distribution):
-    """Independent draws of mean 0 and the given standard deviation."""
+def _independent(law, key, shape, dtype, gain, distribution):
+    """Independent draws by the law that the function is named after."""
+    name = f"initializers.{law}"
+    shape, gain = _shape(name, shape, 2), laws.checked_gain(name, gain)
     checks.one_of(name, "distribution", distribution, ("normal", "uniform"))
-    key, draw = checks.key(name, key), _dtype(name, dtype)
-    if distribution == "normal":
-        return (deviation * jax.random.normal(key, shape, draw)).astype(dtype)
-    edge = math.sqrt(3) * deviation
-    return jax.random.uniform(key, shape, draw, -edge, edge).astype(dtype)
+    key, dtype = checks.key(name, key), laws.checked_dtype(name, dtype)
+    return laws.independent(key, shape, dtype, laws.deviation(law, gain, *shape[-2:]), distribution)
 
 
 def _shape(name, shape, low, high=None, argument="shape"):
@@ -260,19 +246,3 @@ def _shape(name, shape, low, high=None, argument="shape"):
     if len(shape) < low or (high is not None and len(shape) > high):
         raise ValueError(checks.message(name, argument, "has the wrong length", tuple(shape), want))
     return tuple(checks.integer(name, argument, s, 1) for s in shape)
-
-
-def _dtype(name, dtype):
-    """The dtype to draw in: `dtype`, or float32 for a narrower one."""
-    try:
-        kind = jnp.dtype(dtype)
-    except TypeError:
-        kind = None
-    if dtype is None or kind is None or not jnp.issubdtype(kind, jnp.floating):
-        raise TypeError(checks.message(name, "dtype", "must be floating", repr(dtype), "for example jnp.float32"))
-    return jnp.dtype(jnp.float32) if kind.itemsize < 4 else kind
-
-
-def _gain(name, gain):
-    """A finite number >= 0."""
-    return checks.plain_number(name, "gain", gain, "a finite gain >= 0", lambda gain: 0 <= gain < math.inf)

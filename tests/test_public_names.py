@@ -17,7 +17,7 @@ NAMES = [
     "JacobianChain", "jacobian_chain", "layer_chain", "stack", "over_time", "batched",
     "spectrum", "Spectrum", "log_singular_values", "lyapunov_exponents", "LyapunovSpectrum",
     "adjoints", "log_gradient_norms", "parameter_gradient_by_lag", "parameter_gradient_norms",
-    "from_flax", "cells", "layers", "activations", "initializers", "theory", "remedies", "training",
+    "from_flax", "from_torch", "cells", "layers", "activations", "initializers", "theory", "remedies", "training",
     "tasks", "models", "compare", "comparison", "dissect", "plotting", "results", "__version__",
 ]  # fmt: skip
 LATE = ("flax", "optax", "matplotlib", "orbax", "rich", "jacspec.plotting", "jacspec.training")

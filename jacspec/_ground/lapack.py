@@ -18,6 +18,13 @@ def triangle(A: Array) -> Array:
 
 
 @factorization
+def haar(A: Array) -> Array:
+    """Q of A = Q R with R_ii >= 0: of a Gaussian A distributed uniformly (Mezzadri 2007)."""
+    Q, R = jnp.linalg.qr(A)
+    return Q * jnp.where(jnp.diagonal(R) < 0, -1, 1)
+
+
+@factorization
 def eigenvectors(H: Array) -> Array:
     """Of a symmetric H, the columns in the order of ascending eigenvalues."""
     return jnp.linalg.eigh(H, symmetrize_input=False)[1]

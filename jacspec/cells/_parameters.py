@@ -1,11 +1,13 @@
 """Shapes that the parameters of a cell must have, and those of the state and input it is given."""
 
-from typing import Any
+import dataclasses
+from typing import Any, ClassVar, Self
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jacspec._ground import checks
+from jacspec._ground import checks, laws
 from jacspec._ground.arithmetic import matmul
 
 
@@ -13,6 +15,69 @@ class Vector:
     """A cell whose state is one vector."""
 
     W: Array
+    gate_count: ClassVar[int | None] = None
+    """Recurrent matrices in W; None for a single one without that axis."""
+    keeping_gate: ClassVar[Any] = None
+    """Where in b the bias of the gate that keeps the state stands; None without one."""
+
+    @classmethod
+    def init(
+        cls,
+        key: Array,
+        inputs: int,
+        units: int,
+        *,
+        initialization: str = "orthogonal",
+        gain: float = 1.0,
+        input_gain: float = 1.0,
+        forget_bias: float | None = None,
+        dtype: Any = jnp.float32,
+        **options: Any,
+    ) -> Self:
+        """A random cell: W orthogonal, each gate by itself; input weights Gaussian of variance input_gain^2 / inputs; b = 0.
+
+        Args:
+            key: a JAX key.
+            inputs: m, numbers in an input; 0 for a cell without input.
+            units: n.
+            initialization: law of W: "orthogonal", "identity", "glorot", "he" or "gaussian" (variance gain^2 / n).
+            gain: factor of that law, >= 0.
+            input_gain: of the input weights, and of V in a `MinimalRNN`, >= 0.
+            forget_bias: bias of the gate that keeps the state (f; z of a GRU, with the other sign where the form is
+                "reset_before"; u of a `MinimalRNN`), in cells that have one.
+            dtype: of the parameters; draws are made in float32 at least.
+            options: those of the cell that are no weights, such as `activation`, `gate`, `form` and `rate`.
+
+        Raises:
+            TypeError: for arguments of the wrong type.
+            ValueError: for sizes, gains, names and options that there are not, and numbers beyond the range of dtype.
+
+        Example:
+            >>> import jax, jacspec as js
+            >>> js.cells.LSTM.init(jax.random.key(0), 3, 8, forget_bias=1.0)
+            LSTM(W=float32[4,8,8], U=float32[4,8,3], b=float32[4,8], activation='tanh', gate='sigmoid')
+        """
+        name = f"cells.{cls.__name__}.init"
+        at_W, at_U = jax.random.split(checks.key(name, key))
+        m, n = checks.integer(name, "inputs", inputs, 0), checks.integer(name, "units", units, 1)
+        checks.one_of(name, "initialization", initialization, laws.LAWS)
+        dtype, gain = laws.checked_dtype(name, dtype), laws.checked_gain(name, gain)
+        input_gain = laws.checked_gain(name, input_gain, "input_gain")
+        known = [f.name for f in dataclasses.fields(cls) if f.default not in (None, dataclasses.MISSING)]  # type: ignore[arg-type]
+        for option in options:
+            checks.one_of(name, "options", option, known)
+        lead = () if cls.gate_count is None else (cls.gate_count,)
+        b = jnp.zeros((*lead, n), dtype)
+        if forget_bias is not None:
+            if cls.keeping_gate is None:
+                raise ValueError(checks.message(name, "forget_bias", "needs a gate that keeps the state", forget_bias))
+            sign = -1 if options.get("form") == "reset_before" else 1
+            b = b.at[cls.keeping_gate].set(sign * checks.plain_number(name, "forget_bias", forget_bias))
+        W = laws.draw(initialization, at_W, (*lead, n, n), dtype, gain)
+        U = laws.draw("gaussian", at_U, (*lead, n, m), dtype, input_gain) if m else None
+        for field, value in (("W", W), ("U", U), ("b", b)):
+            checks.finite(name, field, value)
+        return cls(W=W, U=U, b=b, **options)  # type: ignore[call-arg]
 
     def initial_state(self, x: Any = None) -> Array:
         """Zeros, shape (n,); x is not used."""

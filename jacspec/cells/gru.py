@@ -9,6 +9,8 @@ J_after  = diag(z) + diag((h - n) z') W_z + diag((1 - z) n') (diag(r) W_n + diag
 J_before = diag(1 - z) + diag((n - h) z') W_z + diag(z n') W_n (diag(r) + diag(h r') W_r)
 """
 
+from typing import Any, ClassVar
+
 import jax.numpy as jnp
 from jax import Array
 
@@ -121,6 +123,8 @@ class GRU(_parameters.Vector):
     form: str = static(default="reset_after")
     activation: str | Activation = static(default="tanh")
     gate: str | Activation = static(default="sigmoid")
+    gate_count: ClassVar[int | None] = 3
+    keeping_gate: ClassVar[Any] = 1
 
     def __post_init__(self):
         """Check shapes, the form and the names of the activations."""

@@ -5,11 +5,13 @@ J_t = [[diag(Re lambda), -diag(Im lambda)], [diag(Im lambda), diag(Re lambda)]] 
 """
 
 import math
+from typing import Any, Self
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jacspec._ground import checks
+from jacspec._ground import checks, laws
 from jacspec._ground.arithmetic import smallest_factor
 from jacspec._ground.pytree import pytree
 from jacspec.cells import _parameters
@@ -97,6 +99,48 @@ class LRU:
         gamma = _parameters.optional("LRU", "gamma", self.gamma, (n,), "(n,) with n as in nu")
         _parameters.store(self, nu=nu, theta=theta, B=B, gamma=gamma)
 
+    @classmethod
+    def init(
+        cls,
+        key: Array,
+        inputs: int,
+        units: int,
+        *,
+        r_min: float = 0.0,
+        r_max: float = 0.99,
+        input_gain: float = 1.0,
+        dtype: Any = jnp.float32,
+    ) -> Self:
+        """A random unit: lambda uniform by area on the ring r_min < |lambda| < r_max, B Gaussian, the paper's gamma.
+
+        Args:
+            key: a JAX key.
+            inputs: m, numbers in an input; 0 for a cell without input.
+            units: n.
+            r_min: inner radius, >= 0.
+            r_max: outer radius, < 1.
+            input_gain: E |B_ij|^2 = input_gain^2 / m.
+            dtype: of the parameters.
+
+        Raises:
+            TypeError: for arguments of the wrong type.
+            ValueError: for sizes, radii and gains out of range.
+
+        Reference: A. Orvieto et al., arXiv 2303.06349, lemma 3.2.
+
+        Example:
+            >>> import jax, jacspec as js
+            >>> js.cells.LRU.init(jax.random.key(0), 3, 8, r_min=0.9)
+            LRU(nu=float32[8], theta=float32[8], B=float32[2,8,3], gamma=float32[8])
+        """
+        name = "cells.LRU.init"
+        keys = jax.random.split(checks.key(name, key), 3)
+        m, n = checks.integer(name, "inputs", inputs, 0), checks.integer(name, "units", units, 1)
+        input_gain = laws.checked_gain(name, input_gain, "input_gain")
+        values = ring(name, keys, n, m, laws.checked_dtype(name, dtype), input_gain, r_min=r_min, r_max=r_max)
+        checks.finite(name, "B", values["B"])
+        return cls(**values)
+
     def initial_state(self, x: Array | None = None) -> tuple[Array, Array]:
         """Zeros twice, each of shape (n,); x is not used."""
         del x
@@ -136,3 +180,27 @@ class LRU:
         _parameters.pair("LRU", carry, self.nu.shape[0], ("re", "im"))
         _parameters.driver("LRU", self.B, x)
         return Rotations(self.modulus, self.theta)
+
+
+def ring(
+    name: str, keys: Any, n: int, m: int, dtype: Any, gain: float, *, r_min: float = 0.0, r_max: float = 0.99
+) -> dict[str, Any]:
+    """Parameters of an LRU of n units and m inputs (0: none) from three keys; `name` is the function that asks.
+
+    abs(lambda)^2 is uniform on (r_min^2, r_max^2), as area is, and nu = log(-log(abs(lambda)^2) / 2).
+
+    Raises:
+        TypeError: for radii that are no numbers.
+        ValueError: unless 0 <= r_min < r_max < 1.
+    """
+    text = "a finite number within [0, 1]"
+    r_min = checks.plain_number(name, "r_min", r_min, text, lambda r: 0 <= r <= 1)
+    r_max = checks.plain_number(name, "r_max", r_max, text, lambda r: 0 <= r <= 1)
+    if not r_min < r_max < 1:
+        raise ValueError(checks.message(name, "r_max", "is out of range", r_max, f"r_min = {r_min} < r_max < 1"))
+    low = max(r_min**2, float(jnp.finfo(dtype).tiny))
+    square = jax.random.uniform(keys[0], (n,), dtype, low, r_max**2)
+    nu = jnp.log(-jnp.log(square) / 2)
+    theta = jax.random.uniform(keys[1], (n,), dtype, 0, 2 * jnp.pi)
+    B = laws.draw("gaussian", keys[2], (2, n, m), dtype, gain / 2**0.5) if m else None  # E abs(B_ij)^2 = gain^2 / m
+    return {"nu": nu, "theta": theta, "B": B, "gamma": LRU(nu, theta).normalization}

@@ -9,6 +9,8 @@ B = diag(c_{t-1} f') W_f + diag(g i') W_i + diag(i g') W_g, in the order (c, h):
     J_t = [[A, B], [diag(o t'(c_t)) A, diag(t(c_t) o') W_o + diag(o t'(c_t)) B]]
 """
 
+from typing import Any, ClassVar
+
 import jax.numpy as jnp
 from jax import Array
 
@@ -158,6 +160,8 @@ class LSTM(_parameters.Pair):
     b: Array | None = None
     activation: str | Activation = static(default="tanh")
     gate: str | Activation = static(default="sigmoid")
+    gate_count: ClassVar[int | None] = 4
+    keeping_gate: ClassVar[Any] = 1
 
     def __post_init__(self):
         """Check shapes and the names of the activations."""

@@ -6,6 +6,8 @@
 Without the reset gate the inner term is W_n alone.
 """
 
+from typing import Any, ClassVar
+
 import jax.numpy as jnp
 from jax import Array
 
@@ -53,6 +55,8 @@ class MGU(_parameters.Vector):
     reset_gate: bool = static(default=True)
     activation: str | Activation = static(default="tanh")
     gate: str | Activation = static(default="sigmoid")
+    gate_count: ClassVar[int | None] = 2
+    keeping_gate: ClassVar[Any] = 0
 
     def __post_init__(self):
         """Check shapes and the names of the activations."""

@@ -4,11 +4,15 @@ z_t = t(U x_t + c)  (or the input itself),    u_t = s(W h_{t-1} + V z_t + b),   
 J_t = diag(u) + diag((h_{t-1} - z) u') W
 """
 
+import dataclasses
+from typing import Any, ClassVar, Self
+
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jacspec import activations
-from jacspec._ground import checks
+from jacspec._ground import checks, laws
 from jacspec._ground.pytree import pytree, static
 from jacspec.activations import Activation
 from jacspec.cells import _parameters
@@ -49,6 +53,7 @@ class MinimalRNN(_parameters.Vector):
     c: Array | None = None
     activation: str | Activation = static(default="tanh")
     gate: str | Activation = static(default="sigmoid")
+    keeping_gate: ClassVar[Any] = ...
 
     def __post_init__(self):
         """Check shapes and the names of the activations."""
@@ -60,6 +65,16 @@ class MinimalRNN(_parameters.Vector):
         _parameters.store(self, V=V, c=c)
         activations.get(self.activation, function="cells.MinimalRNN")
         activations.get(self.gate, function="cells.MinimalRNN")
+
+    @classmethod
+    def init(cls, key: Array, inputs: int, units: int, **options: Any) -> Self:
+        """As in the other cells; V is drawn like the input weights, with variance input_gain^2 / n, and c = 0."""
+        others, at_V = jax.random.split(checks.key("cells.MinimalRNN.init", key))
+        cell = super().init(others, inputs, units, **options)
+        n, dtype = cell.W.shape[0], cell.W.dtype
+        V = laws.draw("gaussian", at_V, (n, n), dtype, options.get("input_gain", 1.0))
+        checks.finite("cells.MinimalRNN.init", "V", V)
+        return dataclasses.replace(cell, V=V, c=jnp.zeros(n, dtype) if inputs else None)
 
     def drive(self, x: Array | None = None) -> Array:
         """z, shape (n,)."""

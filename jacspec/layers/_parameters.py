@@ -3,9 +3,11 @@
 import math
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from jax import Array
 
-from jacspec._ground import checks
+from jacspec._ground import checks, laws
 
 
 def shaped(layer: str, argument: str, value: Any, shape: tuple[int | None, ...], text: str) -> Any:
@@ -68,3 +70,40 @@ def state(layer: str, h: Any, ndim: int, last: int | None, text: str) -> None:
 def vector(layer: str, h: Any, n: int | None) -> None:
     """A state of shape (n,)."""
     state(layer, h, 1, n, "(n,), the state" if n is None else f"({n},), the state")
+
+
+def drawn(
+    layer: str,
+    key: Any,
+    inputs: int,
+    units: int,
+    initialization: str,
+    gain: float,
+    bias_variance: float,
+    dtype: Any,
+    kernel_size: tuple[int, ...] | None = None,
+) -> tuple[Array, Array]:
+    """Random weights (units, inputs), or a kernel (*kernel_size, inputs, units), and a bias (units,).
+
+    Raises:
+        TypeError: for arguments of the wrong type.
+        ValueError: for sizes, names and numbers out of range, in the dtype too.
+    """
+    name = f"layers.{layer}.init"
+    at_W, at_b = jax.random.split(checks.key(name, key))
+    n, m = checks.integer(name, "inputs", inputs, 1), checks.integer(name, "units", units, 1)
+    known = laws.LAWS if kernel_size is None else laws.KERNELS
+    checks.one_of(name, "initialization", initialization, known)
+    dtype, gain = laws.checked_dtype(name, dtype), laws.checked_gain(name, gain)
+    variance = laws.checked_gain(name, bias_variance, "bias_variance")
+    if kernel_size is None:
+        W = laws.draw(initialization, at_W, (m, n), dtype, gain)
+    else:
+        if initialization == "delta_orthogonal" and m < n:
+            hint = "Fewer channels out than in cannot keep every direction."
+            raise ValueError(checks.message(name, "units", "is out of range", m, f"units >= inputs = {n}", hint))
+        W = laws.kernel(initialization, at_W, kernel_size, n, m, dtype, gain)
+    b = laws.noise(at_b, m, dtype, variance) if variance else jnp.zeros(m, dtype)
+    checks.finite(name, "W", W)
+    checks.finite(name, "b", b)
+    return W, b

@@ -8,7 +8,7 @@ a pull applies the transposed convolution.
 
 import functools
 import math
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -145,6 +145,57 @@ class Conv:
         if len(strides) != axes:
             raise ValueError(checks.message(name, "strides", "has the wrong length", self.strides, f"{axes} integers"))
         object.__setattr__(self, "strides", tuple(checks.integer(name, "strides", s, 1) for s in strides))
+
+    @classmethod
+    def init(
+        cls,
+        key: Array,
+        inputs: int,
+        units: int,
+        kernel_size: int | tuple[int, ...] = (3, 3),
+        *,
+        initialization: str = "gaussian",
+        gain: float = 1.0,
+        bias_variance: float = 0.0,
+        dtype: Any = jnp.float32,
+        activation: str | Activation = "linear",
+        padding: str = "CIRCULAR",
+        strides: int | tuple[int, ...] = 1,
+    ) -> Self:
+        """A random layer: a Gaussian kernel and b = 0, unless said otherwise.
+
+        Args:
+            key: a JAX key.
+            inputs: channels in.
+            units: channels out.
+            kernel_size: (k,) or (k1, k2), or k for (k,).
+            initialization: law of the kernel: "gaussian" (variance gain^2 / (taps x channels in)), "he", or
+                "delta_orthogonal": orthogonal at the center and zero around it.
+            gain: factor of that law, >= 0.
+            bias_variance: sigma_b^2 of a Gaussian bias, >= 0.
+            dtype: of the parameters; draws are made in float32 at least.
+            activation: as of the layer.
+            padding: as of the layer.
+            strides: as of the layer.
+
+        Raises:
+            TypeError: for arguments of the wrong type.
+            ValueError: for sizes, names and numbers out of range, or fewer channels out than in with "delta_orthogonal".
+
+        Example:
+            >>> import jax, jacspec as js
+            >>> js.layers.Conv.init(jax.random.key(0), 3, 8).kernel.shape
+            (3, 3, 3, 8)
+        """
+        name = "layers.Conv.init"
+        size = kernel_size if isinstance(kernel_size, (tuple, list)) else (kernel_size,)
+        if len(size) not in (1, 2):
+            raise ValueError(checks.message(name, "kernel_size", "has the wrong length", size, "1 or 2 integers"))
+        size = tuple(checks.integer(name, "kernel_size", k, 1) for k in size)
+        kernel, b = _parameters.drawn(
+            "Conv", key, inputs, units, initialization, gain, bias_variance, dtype, kernel_size=size
+        )
+        return cls(kernel, b, activation, padding, strides)
 
     def preactivation(self, h: Array) -> Array:
         """a = K * h + b, shape (space..., out)."""

@@ -6,7 +6,7 @@
 Centered, W_i and h are first replaced by themselves minus their means: a_i / g_i is then Pearson's correlation.
 """
 
-from typing import Any
+from typing import Any, Self
 
 import jax.numpy as jnp
 from jax import Array
@@ -72,6 +72,47 @@ class CosineNorm:
 
     def _unit_rows(self):
         return units(centered(self.W, -1) if self.centered else self.W)
+
+    @classmethod
+    def init(
+        cls,
+        key: Array,
+        inputs: int,
+        units: int,
+        *,
+        initialization: str = "gaussian",
+        gain: float = 1.0,
+        bias_variance: float = 0.0,
+        dtype: Any = jnp.float32,
+        activation: str | Activation = "linear",
+        centered: bool = False,
+        epsilon: float = 0.0,
+    ) -> Self:
+        """A random layer: g = 1, b = 0, and rows of W of random direction; their lengths do not count.
+
+        Args:
+            key: a JAX key.
+            inputs: n, numbers that the layer receives.
+            units: m, numbers that it gives.
+            initialization: law of W: "gaussian" (variance gain^2 / n), "orthogonal", "identity", "glorot" or "he".
+            gain: factor of that law, >= 0; sigma_w of mean-field theory for "gaussian".
+            bias_variance: sigma_b^2 of a Gaussian bias, >= 0.
+            dtype: of the parameters; draws are made in float32 at least.
+            activation: as of the layer.
+            centered: as of the layer.
+            epsilon: as of the layer.
+
+        Raises:
+            TypeError: for arguments of the wrong type.
+            ValueError: for sizes, names and numbers out of range, or beyond the range of dtype.
+
+        Example:
+            >>> import jax, jacspec as js
+            >>> js.layers.CosineNorm.init(jax.random.key(0), 3, 8).g.tolist()
+            [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+        """
+        W, b = _parameters.drawn("CosineNorm", key, inputs, units, initialization, gain, bias_variance, dtype)
+        return cls(W, jnp.ones_like(b), b, activation, centered, epsilon)
 
     @property
     def zero_rows(self) -> Array:

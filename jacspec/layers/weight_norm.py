@@ -3,7 +3,7 @@
 W_i = g_i V_i / ||V_i||,    a = W h + b,    h' = f(a),    J = diag(f'(a)) W
 """
 
-from typing import Any
+from typing import Any, Self
 
 import jax.numpy as jnp
 from jax import Array
@@ -55,6 +55,43 @@ class WeightNorm:
             value = _parameters.shaped("WeightNorm", key, getattr(self, key), V.shape[:1], "(m,) with V of (m, n)")
             object.__setattr__(self, key, value)
         activations.get(self.activation, function="layers.WeightNorm")
+
+    @classmethod
+    def init(
+        cls,
+        key: Array,
+        inputs: int,
+        units: int,
+        *,
+        initialization: str = "gaussian",
+        gain: float = 1.0,
+        bias_variance: float = 0.0,
+        dtype: Any = jnp.float32,
+        activation: str | Activation = "linear",
+    ) -> Self:
+        """A random layer whose W is that of the law: g are the lengths of the drawn rows.
+
+        Args:
+            key: a JAX key.
+            inputs: n, numbers that the layer receives.
+            units: m, numbers that it gives.
+            initialization: law of V: "gaussian" (variance gain^2 / n), "orthogonal", "identity", "glorot" or "he".
+            gain: factor of that law, >= 0; sigma_w of mean-field theory for "gaussian".
+            bias_variance: sigma_b^2 of a Gaussian bias, >= 0.
+            dtype: of the parameters; draws are made in float32 at least.
+            activation: as of the layer.
+
+        Raises:
+            TypeError: for arguments of the wrong type.
+            ValueError: for sizes, names and numbers out of range, or beyond the range of dtype.
+
+        Example:
+            >>> import jax, jacspec as js
+            >>> js.layers.WeightNorm.init(jax.random.key(0), 3, 8)
+            WeightNorm(V=float32[8,3], g=float32[8], b=float32[8], activation='linear')
+        """
+        V, b = _parameters.drawn("WeightNorm", key, inputs, units, initialization, gain, bias_variance, dtype)
+        return cls(V, norms(V), b, activation)
 
     @property
     def zero_rows(self) -> Array:

@@ -3,7 +3,6 @@
 h_l = f(K_l * h_{l-1} + b_l),    y = C mean_space(h_L) + c
 """
 
-import math
 from typing import Any
 
 import jax
@@ -12,13 +11,13 @@ from flax import nnx
 from jax import Array
 
 from jacspec import activations, initializers, layers
-from jacspec._ground import checks
+from jacspec._ground import checks, laws
 from jacspec._ground.pytree import pytree
 from jacspec.activations import Activation
 from jacspec.chain import JacobianChain, layer_chain
 from jacspec.models import _activity, _depth, weights
 
-LAWS = ("delta_orthogonal", "gaussian", "he", "critical")
+LAWS = (*laws.KERNELS, "critical")
 
 
 @pytree
@@ -100,7 +99,7 @@ class Convolutional(nnx.Module):
         self.blocks = nnx.List([])
         for c in (self.channels_in, *(channels,) * (depth - 1)):
             kernel = _kernel(initialization, rngs.params(), tuple(size), c, channels, dtype, gain)
-            bias = weights.noise(rngs.params(), channels, dtype, variance)
+            bias = laws.noise(rngs.params(), channels, dtype, variance)
             self.blocks.append(nnx.Dict(kernel=nnx.Param(kernel), b=nnx.Param(bias)))
         W = weights.draw("gaussian", rngs.params(), (checks.integer(name, "outputs", outputs, 1), channels), dtype, 1.0)
         self.blocks.append(nnx.Dict(W=nnx.Param(W), b=nnx.Param(jnp.zeros(outputs, dtype))))
@@ -170,5 +169,4 @@ def _kernel(law: str, key: Array, size: tuple[int, ...], c_in: int, c_out: int, 
     """K, (*size, c_in, c_out)."""
     if law in ("delta_orthogonal", "critical"):
         return initializers.delta_orthogonal(key, size, c_in, c_out, dtype, gain=gain)
-    dense = weights.draw(law, key, (c_out, math.prod(size) * c_in), dtype, gain)
-    return jnp.moveaxis(dense.reshape(c_out, *size, c_in), 0, -1)
+    return laws.kernel(law, key, size, c_in, c_out, dtype, gain)

@@ -18,7 +18,7 @@ from flax import nnx
 from jax import Array
 
 from jacspec import activations, layers
-from jacspec._ground import checks
+from jacspec._ground import checks, laws
 from jacspec._ground.arithmetic import norms
 from jacspec.activations import Activation
 from jacspec.chain import JacobianChain, layer_chain
@@ -128,7 +128,7 @@ class Deep(nnx.Module):
         self.blocks = nnx.List([])
         for l, (n, m) in enumerate(zip((self.features, *widths), widths, strict=False)):
             W = weights.draw(initialization, rngs.params(), (m, n), dtype, gain)
-            block = {"W": W, "b": weights.noise(rngs.params(), m, dtype, variance)}
+            block = {"W": W, "b": laws.noise(rngs.params(), m, dtype, variance)}
             if normalization in OF_WEIGHTS:
                 block["g"] = norms(W) if normalization == "weight" else jnp.ones(m, dtype)
             if kind == "residual" and l:

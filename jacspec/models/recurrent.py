@@ -19,6 +19,7 @@ from jacspec._ground import checks
 from jacspec._ground.arithmetic import matmul
 from jacspec._ground.pytree import pytree, static
 from jacspec.activations import Activation
+from jacspec.cells import lru
 from jacspec.chain import JacobianChain, jacobian_chain, stack
 from jacspec.models import _activity, weights
 from jacspec.typing import State, Step
@@ -48,10 +49,10 @@ class Family(NamedTuple):
 FAMILIES: dict[str, Family] = {
     "elman": Family(cells.Elman, critical="tanh_rnn"),
     "leaky_elman": Family(cells.LeakyElman, options=("rate",)),
-    "lstm": Family(cells.LSTM, 4, keeps=1, enters=0, critical="lstm", options=("gate",)),
-    "gru": Family(cells.GRU, 3, keeps=1, critical="gru", options=("gate", "form")),
-    "mgu": Family(cells.MGU, 2, keeps=0, options=("gate", "reset_gate")),
-    "minimal_rnn": Family(cells.MinimalRNN, keeps=..., options=("gate",)),
+    "lstm": Family(cells.LSTM, cells.LSTM.gate_count, cells.LSTM.keeping_gate, 0, critical="lstm", options=("gate",)),
+    "gru": Family(cells.GRU, cells.GRU.gate_count, cells.GRU.keeping_gate, critical="gru", options=("gate", "form")),
+    "mgu": Family(cells.MGU, cells.MGU.gate_count, cells.MGU.keeping_gate, options=("gate", "reset_gate")),
+    "minimal_rnn": Family(cells.MinimalRNN, keeps=cells.MinimalRNN.keeping_gate, options=("gate",)),
     "lru": Family(cells.LRU, options=("r_min", "r_max")),
 }
 
@@ -170,7 +171,8 @@ class Recurrent(nnx.Module):
         self.cells = nnx.List([])
         for _ in range(sizes["depth"]):
             if cell == "lru":
-                values = weights.ring(name, rngs, n, n_in, dtype, input_gain, **options)
+                keys = [rngs.params() for _ in range(3)]
+                values = lru.ring(name, keys, n, n_in, dtype, input_gain, **options)
             else:
                 gates = FAMILIES[cell].gates
                 lead = () if gates is None else (gates,)

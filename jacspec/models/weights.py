@@ -1,6 +1,5 @@
 """Initial weights by the name of their law, and the checks that all models make."""
 
-import functools
 import math
 from typing import Any
 
@@ -9,53 +8,18 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jacspec import cells, initializers
-from jacspec._ground import checks
+from jacspec import initializers
+from jacspec._ground import checks, laws
 
-LAWS = ("orthogonal", "identity", "glorot", "he", "gaussian", "critical", "critical_orthogonal")
-"""Laws of a matrix; the critical ones are Gaussian and orthogonal weights whose gain is a multiple of sigma_w* ."""
+CRITICAL = {"critical": "gaussian", "critical_orthogonal": "orthogonal"}
+"""Laws whose gain is a multiple of sigma_w*, by the law that it is the gain of."""
+LAWS = (*laws.LAWS, *CRITICAL)
+"""Laws of a matrix."""
 
 
 def draw(law: str, key: Array, shape: tuple[int, ...], dtype: Any, gain: float) -> Array:
-    """W of shape (out, in) or (gates, out, in), every gate a draw of its own; every law is linear in its gain.
-
-    The identity of a matrix that is not square is orthogonal.
-    """
-    return gain * _of_gain_one(law, key, shape, dtype)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 2, 3))  # a model is made of many draws of few shapes
-def _of_gain_one(law: str, key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
-    *gates, out, fan_in = shape
-    if law == "identity" and out == fan_in:
-        return jnp.broadcast_to(initializers.identity(out, dtype), shape)
-    if law in ("orthogonal", "identity", "critical_orthogonal"):
-        return initializers.orthogonal(key, (out, fan_in), dtype, gates=gates[0] if gates else None)
-    function = {"glorot": initializers.glorot, "he": initializers.he}.get(law, initializers.gaussian)
-    return function(key, shape, dtype)
-
-
-def noise(key: Array, n: int, dtype: Any, variance: float) -> Array:
-    """(n,) independent normal numbers: the bias of mean-field theory."""
-    return draw("gaussian", key, (n, 1), dtype, math.sqrt(variance))[:, 0]
-
-
-def ring(
-    name: str, rngs: nnx.Rngs, n: int, m: int, dtype: Any, gain: float, *, r_min: float = 0.0, r_max: float = 0.99
-) -> dict[str, Array]:
-    """Parameters of an LRU of n units and m inputs whose eigenvalues are uniform on a ring.
-
-    abs(lambda)^2 is uniform on (r_min^2, r_max^2), as area is, and nu = log(-log(abs(lambda)^2) / 2).
-    """
-    r_min, r_max = number(name, "r_min", r_min, 0, 1), number(name, "r_max", r_max, 0, 1)
-    if not r_min < r_max < 1:
-        raise ValueError(checks.message(name, "r_max", "is out of range", r_max, f"r_min = {r_min} < r_max < 1"))
-    low = max(r_min**2, float(jnp.finfo(dtype).tiny))
-    square = jax.random.uniform(rngs.params(), (n,), dtype, low, r_max**2)
-    nu = jnp.log(-jnp.log(square) / 2)
-    theta = jax.random.uniform(rngs.params(), (n,), dtype, 0, 2 * jnp.pi)
-    B = draw("gaussian", rngs.params(), (2, n, m), dtype, gain / 2**0.5)  # E abs(B_ij)^2 = gain^2 / m
-    return {"nu": nu, "theta": theta, "B": B, "gamma": cells.LRU(nu, theta).normalization}
+    """W of shape (out, in) or (gates, out, in) by one of `LAWS`."""
+    return laws.draw(CRITICAL.get(law, law), key, shape, dtype, gain)
 
 
 def critical_gain(function: str, law: str, gain: float, activation: Any, **arguments: Any) -> float:
