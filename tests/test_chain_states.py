@@ -272,7 +272,9 @@ def test_integers_beyond_32_bits_are_refused():
         js.jacobian_chain(lambda h, x: h * x, np.ones(1, np.float32), np.full((2,), 2**40))
 
 
-@pytest.mark.parametrize("T", [1, 3])  # T + 1 = 2 is the number of parts of the state, too
+@pytest.mark.parametrize(
+    "T", [1, pytest.param(3, marks=pytest.mark.slow)]
+)  # T + 1 = 2 is the number of parts of the state, too
 def test_a_state_that_is_a_list_is_one_that_is_a_tuple(T):
     W = jax.random.normal(jax.random.key(0), (4, 4)) / 2
     step = lambda h, x: (jnp.tanh(W @ h[0] + x), jnp.tanh(W.T @ h[1] + h[0]))

@@ -316,7 +316,7 @@ def test_derivatives_of_the_correlation_map_at_its_ends(c):
 
 
 @pytest.mark.parametrize("c", [-1.0, 1.0])
-@pytest.mark.parametrize("method", ["closed", "series", "quadrature"])
+@pytest.mark.parametrize("method", ["closed", "series", pytest.param("quadrature", marks=pytest.mark.slow)])
 def test_second_derivatives_of_the_correlation_map_at_its_ends(c, method):
     """q^2 E phi''(u) phi''(c u) / E phi^2, infinite where phi' jumps at u and at c u, in all nestings and all routes."""
     q, k = 1.7, 2 * 1.7 / (1 + 2 * 1.7)

@@ -108,8 +108,8 @@ class CosineNorm:
 
         Example:
             >>> import jax, jacspec as js
-            >>> js.layers.CosineNorm.init(jax.random.key(0), 3, 8).g.tolist()
-            [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+            >>> js.layers.CosineNorm.init(jax.random.key(0), 3, 8).W.shape
+            (8, 3)
         """
         W, b = _parameters.drawn("CosineNorm", key, inputs, units, initialization, gain, bias_variance, dtype)
         return cls(W, jnp.ones_like(b), b, activation, centered, epsilon)
