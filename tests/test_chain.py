@@ -274,3 +274,11 @@ def test_a_fold_over_changing_widths_takes_a_list_or_a_leading_axis():
     for few in (several[:1], jnp.arange(1.0)):
         with pytest.raises(ValueError, match=r"'xs' does not fit.*expected T=2 entries"):
             chain.fold(take, (), xs=few)
+
+
+def test_what_a_user_gets_where_widths_change_is_a_plain_list():
+    chain = js.layer_chain([js.layers.Dense(jnp.ones((3, 2))), js.layers.Dense(jnp.ones((4, 3)))], jnp.ones(2))
+    outs = chain.fold(lambda carry, J, _: (carry, J.dense()), ())[1]
+    for found in (chain.states, chain.dense(), outs, js.adjoints(chain, jnp.ones(4)).directions):
+        assert type(found) is list
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b), chain.dense(), [jnp.ones((3, 2)), jnp.ones((4, 3))])

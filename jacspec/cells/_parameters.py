@@ -1,6 +1,6 @@
 """Shapes that the parameters of a cell must have, and those of the state and input it is given."""
 
-import dataclasses
+import inspect
 from typing import Any, ClassVar, Self
 
 import jax
@@ -63,7 +63,8 @@ class Vector:
         checks.one_of(name, "initialization", initialization, laws.LAWS)
         dtype, gain = laws.checked_dtype(name, dtype), laws.checked_gain(name, gain)
         input_gain = laws.checked_gain(name, input_gain, "input_gain")
-        known = [f.name for f in dataclasses.fields(cls) if f.default not in (None, dataclasses.MISSING)]  # type: ignore[arg-type]
+        parameters = inspect.signature(cls).parameters.values()
+        known = [p.name for p in parameters if p.default not in (None, p.empty)]  # not W, U and b
         for option in options:
             checks.one_of(name, "options", option, known)
         lead = () if cls.gate_count is None else (cls.gate_count,)
@@ -77,7 +78,7 @@ class Vector:
         U = laws.draw("gaussian", at_U, (*lead, n, m), dtype, input_gain) if m else None
         for field, value in (("W", W), ("U", U), ("b", b)):
             checks.finite(name, field, value)
-        return cls(W=W, U=U, b=b, **options)  # type: ignore[call-arg]
+        return cls(**{"W": W, "U": U, "b": b}, **options)
 
     def initial_state(self, x: Any = None) -> Array:
         """Zeros, shape (n,); x is not used."""

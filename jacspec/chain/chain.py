@@ -16,7 +16,7 @@ from jax.flatten_util import ravel_pytree
 from jacspec._ground import checks
 from jacspec._ground.arithmetic import rescale
 from jacspec._ground.pytree import pytree
-from jacspec.chain import _given, finiteness, state_trees
+from jacspec.chain import _given, finiteness, series, state_trees
 from jacspec.chain.source import Source
 from jacspec.typing import State
 
@@ -44,9 +44,14 @@ class JacobianChain:
         return finiteness.earliest(self.bad, finiteness.first_unsound(self.source.sound))
 
     @property
+    def state_series(self) -> Any:
+        """h_0 ... h_T as a series of T+1 entries (`jacspec.chain.series`); None if only matrices were given."""
+        return state_trees.join(self.source.states)
+
+    @property
     def states(self) -> State:
         """h_0 ... h_T with a leading axis T+1 (a list where widths change); None if only matrices were given."""
-        return state_trees.join(self.source.states)
+        return series.plain(self.state_series)
 
     @property
     def store(self) -> str:
@@ -106,7 +111,8 @@ class JacobianChain:
         Returns:
             The last carry and the outs in the order of time, stacked (a list where widths change).
         """
-        return self.source.fold(f, carry, reverse=reverse, xs=xs)
+        carry, outs = self.source.fold(f, carry, reverse=reverse, xs=xs)
+        return carry, series.plain(outs)
 
     def run(self, question: Callable, *arguments: Any, **static_arguments: Any) -> Any:
         """``question(chain, *arguments, **static_arguments)``, as one compiled program where all steps are equal.

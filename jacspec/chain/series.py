@@ -28,14 +28,19 @@ class Ragged(list):
         return cls(entries)
 
 
-def entry(series: Any, t: int) -> Any:
+def plain(series: Any) -> Any:
+    """What a user gets of a series: a list in the place of `Ragged`."""
+    return list(series) if isinstance(series, Ragged) else series
+
+
+def entry(series: Any, t: int | slice) -> Any:
     """Entry t, counted from the end where it is negative."""
     return series[t] if isinstance(series, Ragged) else jax.tree.map(lambda a: a[t], series)
 
 
 def part(series: Any, window: slice) -> Any:
     """The entries in a window."""
-    return Ragged(series[window]) if isinstance(series, Ragged) else entry(series, window)  # type: ignore[arg-type]
+    return Ragged(series[window]) if isinstance(series, Ragged) else entry(series, window)
 
 
 def append(series: Any, last: Any) -> Any:

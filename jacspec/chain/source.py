@@ -1,5 +1,6 @@
 """What a chain asks of the place where its step Jacobians come from, and the scan that answers for equal steps."""
 
+import abc
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ from jacspec.chain import series
 from jacspec.typing import StepJacobian
 
 
-class Source:
+class Source(abc.ABC):
     """What a chain asks of the place where its T step Jacobians come from.
 
     Attributes:
@@ -30,55 +31,55 @@ class Source:
     kept: str
 
     @property
+    @abc.abstractmethod
     def dtype(self) -> Any:
         """The dtype in which questions are answered, float32 at least."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def sizes(self, window: slice = slice(None)) -> tuple[int, ...]:
         """The sizes of the states before, between and after the steps of a window, or one number where all are equal."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def state_shape(self, t: int) -> Any:
         """Something with the structure and the shapes of h_t; None where no state is known."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def window(self, window: slice) -> "Source":
         """The source of the steps in a slice with 0 <= start <= stop <= T."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def fold(self, f: Callable, carry: Any, *, reverse: bool, xs: Any) -> tuple[Any, Any]:
         """``carry, out = f(carry, J_t, x_t)`` in turn; the last carry, and the outs as a series."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def carries(
         self, f: Callable, carry: Any, horizons: tuple[int, ...], read: Callable, *, reverse: bool, xs: Any
     ) -> Any:
         """What `read` says of the carry at each horizon, a series; ``carry = f(carry, J_t, x_t)``."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def run(self, question: Callable, *arguments: Any, **static_arguments: Any) -> Any:
         """``question(*arguments, **static_arguments)``, compiled as a whole where one body serves all steps."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def series(self, values: Any) -> Any:
         """A series of any form in the form that this chain has."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def square(self) -> "Source":
         """The same steps as a scan; they must be square."""
-        raise NotImplementedError
 
 
 class Scanned(Source):
     """Steps of equal shape: one compiled body serves them all."""
 
+    @abc.abstractmethod
     def parts(self) -> Any:
         """What the operators J_t are made of, each leaf with a leading axis T."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def operator(self, part: Any) -> StepJacobian:
         """J_t, from its entry of `parts`."""
-        raise NotImplementedError
 
     def sizes(self, window: slice = slice(None)) -> tuple[int, ...]:
         """The one size."""

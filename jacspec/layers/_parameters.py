@@ -1,13 +1,70 @@
 """Checks of the parameters of a layer and of the state that it is given."""
 
+import abc
+import inspect
 import math
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jacspec._ground import checks, laws
+
+
+class Weighted(abc.ABC):
+    """A layer whose parameters follow from a weight matrix and a bias."""
+
+    @classmethod
+    def init(
+        cls,
+        key: Array,
+        inputs: int,
+        units: int,
+        *,
+        initialization: str = "gaussian",
+        gain: float = 1.0,
+        bias_variance: float = 0.0,
+        dtype: Any = jnp.float32,
+        **options: Any,
+    ) -> Self:
+        """A random layer: weights W (m, n) Gaussian and bias b (m,) zero, unless said otherwise.
+
+        A `WeightNorm` gets the directions of W and g the lengths of its rows, so that its weights are W. A `CosineNorm` gets
+        the directions, and g = 1.
+
+        Args:
+            key: a JAX key.
+            inputs: n, numbers that the layer receives.
+            units: m, numbers that it gives.
+            initialization: law of W: "gaussian" (variance gain^2 / n), "orthogonal", "identity", "glorot" or "he".
+            gain: factor of that law, >= 0; sigma_w of mean-field theory for "gaussian".
+            bias_variance: sigma_b^2 of a Gaussian bias, >= 0.
+            dtype: of the parameters; draws are made in float32 at least.
+            options: those of the layer that are no parameters, such as `activation`.
+
+        Raises:
+            TypeError: for arguments of the wrong type.
+            ValueError: for sizes, names, options and numbers that there are not, or beyond the range of dtype.
+
+        Example:
+            >>> import jax, jacspec as js
+            >>> js.layers.Dense.init(jax.random.key(0), 3, 8, activation="relu", initialization="he")
+            Dense(W=float32[8,3], b=float32[8], activation='relu')
+            >>> js.layers.WeightNorm.init(jax.random.key(0), 3, 8)
+            WeightNorm(V=float32[8,3], g=float32[8], b=float32[8], activation='linear')
+        """
+        parameters = inspect.signature(cls).parameters.values()
+        known = [p.name for p in parameters if p.default not in (None, p.empty)]  # not the weights
+        for option in options:
+            checks.one_of(f"layers.{cls.__name__}.init", "options", option, known)
+        W, b = drawn(cls.__name__, key, inputs, units, initialization, gain, bias_variance, dtype)
+        return cls._of_weights(W, b, **options)
+
+    @classmethod
+    @abc.abstractmethod
+    def _of_weights(cls, W: Array, b: Array, **options: Any) -> Self:
+        """The layer with these weights (m, n) and this bias (m,)."""
 
 
 def shaped(layer: str, argument: str, value: Any, shape: tuple[int | None, ...], text: str) -> Any:

@@ -21,7 +21,7 @@ from jacspec.operators.normalization import Projected, centered
 
 
 @pytree
-class CosineNorm:
+class CosineNorm(_parameters.Weighted):
     """h' = f(g cos(W_i, h) + b), with J = diag(f'(a) g / ||h||) w (I - u u^T).
 
     A zero row of W (centered: a constant one) has no direction: its cosine counts as 0 and its row of J is exactly zero;
@@ -74,45 +74,8 @@ class CosineNorm:
         return units(centered(self.W, -1) if self.centered else self.W)
 
     @classmethod
-    def init(
-        cls,
-        key: Array,
-        inputs: int,
-        units: int,
-        *,
-        initialization: str = "gaussian",
-        gain: float = 1.0,
-        bias_variance: float = 0.0,
-        dtype: Any = jnp.float32,
-        activation: str | Activation = "linear",
-        centered: bool = False,
-        epsilon: float = 0.0,
-    ) -> Self:
-        """A random layer: g = 1, b = 0, and rows of W of random direction; their lengths do not count.
-
-        Args:
-            key: a JAX key.
-            inputs: n, numbers that the layer receives.
-            units: m, numbers that it gives.
-            initialization: law of W: "gaussian" (variance gain^2 / n), "orthogonal", "identity", "glorot" or "he".
-            gain: factor of that law, >= 0; sigma_w of mean-field theory for "gaussian".
-            bias_variance: sigma_b^2 of a Gaussian bias, >= 0.
-            dtype: of the parameters; draws are made in float32 at least.
-            activation: as of the layer.
-            centered: as of the layer.
-            epsilon: as of the layer.
-
-        Raises:
-            TypeError: for arguments of the wrong type.
-            ValueError: for sizes, names and numbers out of range, or beyond the range of dtype.
-
-        Example:
-            >>> import jax, jacspec as js
-            >>> js.layers.CosineNorm.init(jax.random.key(0), 3, 8).W.shape
-            (8, 3)
-        """
-        W, b = _parameters.drawn("CosineNorm", key, inputs, units, initialization, gain, bias_variance, dtype)
-        return cls(W, jnp.ones_like(b), b, activation, centered, epsilon)
+    def _of_weights(cls, W: Array, b: Array, **options: Any) -> Self:
+        return cls(W, jnp.ones_like(b), b, **options)
 
     @property
     def zero_rows(self) -> Array:

@@ -5,7 +5,6 @@ a = W h + b,    h' = f(a),    J = diag(f'(a)) W
 
 from typing import Any, Self
 
-import jax.numpy as jnp
 from jax import Array
 
 from jacspec import activations
@@ -17,7 +16,7 @@ from jacspec.operators import Scaled
 
 
 @pytree
-class Dense:
+class Dense(_parameters.Weighted):
     """h' = f(W h + b), with J = diag(f'(a)) W.
 
     Args:
@@ -50,41 +49,8 @@ class Dense:
         activations.get(self.activation, function="layers.Dense")
 
     @classmethod
-    def init(
-        cls,
-        key: Array,
-        inputs: int,
-        units: int,
-        *,
-        initialization: str = "gaussian",
-        gain: float = 1.0,
-        bias_variance: float = 0.0,
-        dtype: Any = jnp.float32,
-        activation: str | Activation = "linear",
-    ) -> Self:
-        """A random layer: W Gaussian and b = 0, unless said otherwise.
-
-        Args:
-            key: a JAX key.
-            inputs: n, numbers that the layer receives.
-            units: m, numbers that it gives.
-            initialization: law of W: "gaussian" (variance gain^2 / n), "orthogonal", "identity", "glorot" or "he".
-            gain: factor of that law, >= 0; sigma_w of mean-field theory for "gaussian".
-            bias_variance: sigma_b^2 of a Gaussian bias, >= 0.
-            dtype: of the parameters; draws are made in float32 at least.
-            activation: as of the layer.
-
-        Raises:
-            TypeError: for arguments of the wrong type.
-            ValueError: for sizes, names and numbers out of range, or beyond the range of dtype.
-
-        Example:
-            >>> import jax, jacspec as js
-            >>> js.layers.Dense.init(jax.random.key(0), 3, 8, activation="relu", initialization="he")
-            Dense(W=float32[8,3], b=float32[8], activation='relu')
-        """
-        W, b = _parameters.drawn("Dense", key, inputs, units, initialization, gain, bias_variance, dtype)
-        return cls(W, b, activation)
+    def _of_weights(cls, W: Array, b: Array, **options: Any) -> Self:
+        return cls(W, b, **options)
 
     def preactivation(self, h: Array) -> Array:
         """a = W h + b, shape (m,)."""

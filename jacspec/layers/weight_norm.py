@@ -17,7 +17,7 @@ from jacspec.operators.normalization import Projected
 
 
 @pytree
-class WeightNorm:
+class WeightNorm(_parameters.Weighted):
     """h' = f(W h + b) with W_i = g_i V_i / ||V_i||, and J = diag(f'(a)) W.
 
     A zero row of V has no direction: it counts as a row of zeros in W, so that its unit is f(b_i) with an exactly zero
@@ -57,41 +57,8 @@ class WeightNorm:
         activations.get(self.activation, function="layers.WeightNorm")
 
     @classmethod
-    def init(
-        cls,
-        key: Array,
-        inputs: int,
-        units: int,
-        *,
-        initialization: str = "gaussian",
-        gain: float = 1.0,
-        bias_variance: float = 0.0,
-        dtype: Any = jnp.float32,
-        activation: str | Activation = "linear",
-    ) -> Self:
-        """A random layer whose W is that of the law: g are the lengths of the drawn rows.
-
-        Args:
-            key: a JAX key.
-            inputs: n, numbers that the layer receives.
-            units: m, numbers that it gives.
-            initialization: law of V: "gaussian" (variance gain^2 / n), "orthogonal", "identity", "glorot" or "he".
-            gain: factor of that law, >= 0; sigma_w of mean-field theory for "gaussian".
-            bias_variance: sigma_b^2 of a Gaussian bias, >= 0.
-            dtype: of the parameters; draws are made in float32 at least.
-            activation: as of the layer.
-
-        Raises:
-            TypeError: for arguments of the wrong type.
-            ValueError: for sizes, names and numbers out of range, or beyond the range of dtype.
-
-        Example:
-            >>> import jax, jacspec as js
-            >>> js.layers.WeightNorm.init(jax.random.key(0), 3, 8)
-            WeightNorm(V=float32[8,3], g=float32[8], b=float32[8], activation='linear')
-        """
-        V, b = _parameters.drawn("WeightNorm", key, inputs, units, initialization, gain, bias_variance, dtype)
-        return cls(V, norms(V), b, activation)
+    def _of_weights(cls, W: Array, b: Array, **options: Any) -> Self:
+        return cls(W, norms(W), b, **options)
 
     @property
     def zero_rows(self) -> Array:

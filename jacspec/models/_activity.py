@@ -33,7 +33,7 @@ def over_time(steps: Sequence[Any], layer_states: Sequence[State], inputs: Array
 
 def over_depth(chain: JacobianChain, *batch: int) -> list[dict[str, Array]]:
     """For every layer with an activation its slope, (..., n), behind the axes of a batch that is one state."""
-    _, seen = chain.fold(lambda carry, J, _: (carry, _slope(J.factors)), ())
+    _, seen = chain.source.fold(lambda carry, J, _: (carry, _slope(J.factors)), (), reverse=False, xs=None)
     layers = [series.entry(seen, l) for l in range(chain.length)]
     shaped = lambda slope: slope.reshape(*batch, -1) if batch else slope
     return [{"slope": shaped(layer["slope"])} for layer in layers if layer]

@@ -146,7 +146,7 @@ def carried(chain: JacobianChain, last: Any, earlier: Any, record: Callable) -> 
         return gradient, record(gradient)
 
     end, times = _doubt.start(*last), jnp.arange(1, chain.length + 1)
-    _, before = chain.fold(step, end, reverse=True, xs=series.zipped(earlier, times))
+    _, before = chain.source.fold(step, end, reverse=True, xs=series.zipped(earlier, times))
     return series.append(before, record(end))
 
 
@@ -159,7 +159,7 @@ def _adjoints(chain: JacobianChain, last: Any, earlier: Any) -> Adjoints:
     directions = jax.tree.map(blank, vectors)
     if chain.source.states is not None:
         directions = series.each(shaped, chain.source.states, directions)
-    return Adjoints(directions, blank(logs), resolved & ok)
+    return Adjoints(series.plain(directions), blank(logs), resolved & ok)
 
 
 def shaped(state: State, vector: Array) -> State:

@@ -81,7 +81,7 @@ def pascanu_omega(
     def step(carry, J, g):
         return carry, norms((_weights_only(name, J) if hold else J).pull(g[:, None]), axis=0)[0]
 
-    _, ratios = chain.fold(step, (), xs=_later(chain, gradients.directions))
+    _, ratios = chain.source.fold(step, (), reverse=False, xs=_later(chain, gradients.directions))
     r = series.stacked(ratios)
     terms = ((r if form == "norm" else r**2) - 1) ** 2
     total = jnp.sum(jnp.where(counts, terms, 0))

@@ -4,6 +4,7 @@ The backward pass is that of `jacspec.adjoints`: in logs, so that it goes on whe
 says at which step that was.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -52,7 +53,7 @@ class Passes:
     def forward(self) -> dict[str, Any]:
         """The first state that is not finite, or else the first output, or else the loss."""
         if self.has_chain:
-            look = lambda chain: (chain.states, chain.first_nonfinite)
+            look = lambda chain: (chain.state_series, chain.first_nonfinite)
             states, first = self._rows(lambda x: look(self._chain(x)), self.batch.inputs)
             if (failed := np.asarray(first) > 0).any():
                 row = int(np.argmin(np.where(failed, first, np.inf)))
@@ -78,11 +79,12 @@ class Passes:
         return {"where": where, "row": row, **place, **_grown(states, before)}
 
     def _backward(self) -> tuple[Any, Adjoints]:
-        """The states and their gradients, for every row."""
+        """The states and their gradients as series, for every row."""
 
         def of_row(x: Array, y_bar: Array) -> tuple[Any, Adjoints]:
             chain = self._chain(x)
-            return chain.states, adjoints(chain, reading.cotangent(self.model, chain.states, y_bar))
+            found = adjoints(chain, reading.cotangent(self.model, chain.states, y_bar))
+            return chain.state_series, dataclasses.replace(found, directions=chain.source.series(found.directions))
 
         return self._rows(of_row, self.batch.inputs, self.y_bar)
 

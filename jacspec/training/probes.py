@@ -187,7 +187,7 @@ class GradientProbe:
 
         def of_example(inputs: Array, y: Array, y_bar: Array) -> Array:
             chain = reading.chain(model, inputs)
-            agree = reading.agrees("training.GradientProbe", model, chain.states, y)
+            agree = reading.agrees("training.GradientProbe", model, chain.state_series, y)
             norms = log_gradient_norms(chain, reading.cotangent(model, chain.states, y_bar))
             return jnp.where(agree, norms, jnp.nan)
 
