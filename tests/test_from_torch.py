@@ -1,32 +1,12 @@
 """Weights of PyTorch as cells and layers: values against its documented equations and against numbers it gave."""
 
-import itertools
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from torch_states import GATES, INPUTS, KINDS, STEPS, UNITS, drawn, linear
 
 import jacspec as js
-
-GATES = {"rnn": 1, "gru": 3, "lstm": 4}
-INPUTS, UNITS, STEPS = 3, 4, 6
-KINDS = sorted(GATES)
-
-
-def drawn(kind, layers=1, directions=1, *, bias=True, prefix="", seed=0):
-    """A state dict as torch.nn.RNN, LSTM and GRU name and shape it."""
-    rng, rows = np.random.default_rng(seed), GATES[kind] * UNITS
-    state = {}
-    for l in range(layers):
-        for ending in ("", "_reverse")[:directions]:
-            width = directions * UNITS if l else INPUTS
-            shapes = {"weight_ih": (rows, width), "weight_hh": (rows, UNITS)}
-            shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)} if bias else {}
-            for name, shape in shapes.items():
-                state[f"{prefix}{name}_l{l}{ending}"] = rng.normal(0, 0.6, shape)
-    return state
 
 
 def documented(kind, state, suffix, xs, nonlinearity):
@@ -183,15 +163,6 @@ def test_arrays_of_every_kind_keep_their_dtype_and_are_copied(dtype):
         np.testing.assert_array_equal(cell.U.reshape(-1, INPUTS), arrays["weight_ih_l0"])
 
 
-def linear(*widths, names=None, bias=True):
-    rng, state = np.random.default_rng(2), {}
-    for l, (n, m) in enumerate(itertools.pairwise(widths)):
-        name = str(2 * l) if names is None else names[l]
-        state[f"{name}.weight"] = rng.normal(size=(m, n))
-        state |= {f"{name}.bias": rng.normal(size=m)} if bias else {}
-    return state
-
-
 def test_linear_layers_in_the_order_of_their_numbers():
     state = linear(*[5] * 13)
     mixed = dict(sorted(state.items()))  # "10.weight" before "2.weight", as files have them
@@ -333,75 +304,3 @@ def test_what_can_never_be_right_is_a_type_error(case):
     (weights, kind, *options), pattern = OF_THE_WRONG_TYPE[case]
     with pytest.raises(TypeError, match=rf"^jacspec\.from_torch: .*{pattern}"):
         js.from_torch(weights, kind, **(options[0] if options else {}))
-
-
-def filed(tensors, *, padding=b"", **entries):
-    """The bytes of a safetensors file, by its specification."""
-    header, data = {"__metadata__": {"format": "pt"}}, b""
-    names = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64"}
-    for name, value in tensors.items():
-        offsets = [len(data), len(data) + value.nbytes]
-        header[name] = {"dtype": names[value.dtype.name], "shape": list(value.shape), "data_offsets": offsets}
-        data += value.tobytes()
-    text = json.dumps(header | entries).encode() + padding
-    return len(text).to_bytes(8, "little") + text + data
-
-
-@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32, jnp.float16, jnp.bfloat16])
-def test_a_file_holds_what_the_state_dict_holds(tmp_path, dtype):
-    state = {name: value.astype(dtype) for name, value in drawn("gru", prefix="gru.").items()}
-    file = tmp_path / "model.safetensors"
-    file.write_bytes(filed(state | {"n": np.array(3), "none": np.ones((0, 2))}, padding=b"   "))
-    for path in (file, str(file)):
-        found, expected = js.from_torch(path, "gru"), js.from_torch(state, "gru")
-        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-            assert a.dtype == dtype
-            assert jnp.array_equal(a, b)
-
-
-def test_names_without_numbers_have_no_order_in_a_file(tmp_path):
-    file = tmp_path / "model.safetensors"
-    file.write_bytes(filed(linear(3, 3, 3, names=("enter", "leave"))))
-    with pytest.raises(ValueError, match=r"no order in a file; got 'enter', 'leave'"):
-        js.from_torch(file, "linear", activation="relu")
-
-
-WEIGHT = {"weight": np.ones((2, 3))}
-ENTRY = {"dtype": "F64", "shape": [2, 3], "data_offsets": [0, 48]}
-DAMAGED = {
-    "nothing": (b"", "less than 8 bytes"),
-    "a short length": (b"\x01\x02", "less than 8 bytes"),
-    "a header that is cut": (filed(WEIGHT)[:40], r"header would have \d+ bytes, of 32 there are"),
-    "a huge header": (b"\xff" * 8 + filed(WEIGHT), r"header would have 18446744073709551615 bytes"),
-    "data that are cut": (filed(WEIGHT)[:-1], r"'weight' lies at \[0, 48\], of 47 bytes"),
-    "data that are too long": (filed(WEIGHT) + b"x", r"49 bytes follow the header, its arrays have 48"),
-    "no JSON": (b"\x03" + b"\x00" * 7 + b"abc", "not JSON"),
-    "no text": (b"\x03" + b"\x00" * 7 + b"\xff\xfe\xfd", "not JSON"),
-    "deep JSON": ((200_000).to_bytes(8, "little") + b"[" * 200_000, "not JSON"),
-    "a list": (b"\x02" + b"\x00" * 7 + b"[]", "no table of names"),
-    "a name twice": (
-        (lambda text: len(text).to_bytes(8, "little") + text)(b'{"a": {"shape": 1, "shape": 2}}'),
-        "a name occurs twice",
-    ),
-    "an entry without shape": (filed(WEIGHT, weight={"dtype": "F64"}), "'weight' has no dtype, shape, data_offsets"),
-    "another dtype": (filed(WEIGHT, weight=ENTRY | {"dtype": "F8_E4M3"}), "'weight' has the dtype 'F8_E4M3'"),
-    "a negative length": (filed(WEIGHT, weight=ENTRY | {"shape": [-2, -3]}), r"shape \[-2, -3\], not natural"),
-    "a shape too large": (filed(WEIGHT, weight=ENTRY | {"shape": [2, 4]}), r"48 bytes, F64 of shape \(2, 4\) needs 64"),
-    "offsets outside": (filed(WEIGHT, weight=ENTRY | {"data_offsets": [8, 56]}), r"lies at \[8, 56\], of 48 bytes"),
-    "a hole": (filed(WEIGHT, weight=ENTRY | {"shape": [5], "data_offsets": [8, 48]}), r"begins at byte 8.*ends at 0"),
-    "an overlap": (filed(WEIGHT, more=ENTRY), r"begins at byte 0, where the one before ends at 48"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", DAMAGED)
-def test_a_damaged_file_is_refused_with_its_name_and_the_reason(tmp_path, case):
-    content, reason = DAMAGED[case]
-    file = tmp_path / "model.safetensors"
-    file.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"^jacspec.from_torch: .*cannot be read: .*{reason}.*model.safetensors"):
-        js.from_torch(file, "linear")
-
-
-def test_a_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"^jacspec.from_torch: .*nowhere.safetensors"):
-        js.from_torch(tmp_path / "nowhere.safetensors", "lstm")
