@@ -1,4 +1,4 @@
-"""The loops of a traced program, run by hand from what `jacspec._ground.origin.equations` reads of them, give what JAX gives."""
+"""The loops of a traced program, run by hand from what `jacspec._ground.equations` reads of them, give what JAX gives."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 from jax.extend.core import jaxpr_as_fun
 
-from jacspec._ground.origin.equations import scan_of, while_of
+from jacspec._ground.equations import scan_of, while_of
 
 h, A = jnp.array([0.3, -0.4]), jnp.array([[0.5, 0.1], [0.2, -0.3], [0.7, 0.9]])
 

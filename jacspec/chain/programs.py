@@ -18,7 +18,7 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from jacspec._ground import checks, precision
 from jacspec._ground.calls import Trace, called, is_pytree, pure_output, refuse_memory, trace
-from jacspec._ground.origin.equations import constants_within
+from jacspec._ground.equations import constants_within
 from jacspec._ground.pytree import pytree, static
 from jacspec.chain.autodiff import probed
 from jacspec.chain.sources import FromOperators, FromStates

@@ -15,7 +15,7 @@ from jax import Array
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from jacspec._ground.calls import constant
-from jacspec._ground.origin.equations import constants_within
+from jacspec._ground.equations import constants_within
 from jacspec.chain import autodiff
 from jacspec.chain.programs import Program as Step
 from jacspec.chain.state_trees import join, split

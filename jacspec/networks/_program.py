@@ -12,7 +12,7 @@ import jax
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from jacspec._ground.origin.equations import jaxpr_of, programs, scan_of
+from jacspec._ground.equations import jaxpr_of, programs, scan_of
 from jacspec._ground.origin.lines import lines, place
 
 ENTERED = {"pjit", "jit", "closed_call", "core_call", "remat", "remat2", "checkpoint", "custom_remat"}

@@ -12,7 +12,7 @@ from jax import lax
 from jax.extend.core import jaxpr_as_fun
 
 from jacspec._ground import checks
-from jacspec._ground.origin.equations import scan_of
+from jacspec._ground.equations import scan_of
 from jacspec._ground.origin.lines import lines, place
 from jacspec.chain import JacobianChain, jacobian_chain
 from jacspec.networks._flow import inexact

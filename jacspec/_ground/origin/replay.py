@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 
-from jacspec._ground.origin.equations import jaxpr_of, scan_of, while_of
+from jacspec._ground.equations import jaxpr_of, scan_of, while_of
 
 KINDS: dict[str, Callable] = {"nan": jnp.isnan, "inf": jnp.isinf}
 
