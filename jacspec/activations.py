@@ -2,8 +2,7 @@
 
 Derivatives are functions of the pre-activation a, so that a saturated unit gives the tiny number it has (sech^2 a) and
 not a false zero (1 - h^2). Where f' is not zero in exact arithmetic it never underflows: it stops at the smallest
-number that survives a product (`jacspec._ground.arithmetic.smallest_factor`). A zero of the table is a structural zero: a dead
-ReLU, a clipped hard tanh. At a NaN or an overflowed pre-activation f' is NaN (relu'(NaN) is not a dead unit). Kinks:
+number that survives a product, tiny / eps of the dtype. A zero of the table is a structural zero: a dead ReLU, a clipped hard tanh. At a NaN or an overflowed pre-activation f' is NaN (relu'(NaN) is not a dead unit). Kinks:
 relu'(0) = 0, leaky_relu'(0) = 1, hard_tanh'(+-1) = 1, and elu, selu take the left derivative at 0.
 """
 

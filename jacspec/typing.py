@@ -23,8 +23,9 @@ class Step(Protocol):
 class StepJacobian(Protocol):
     """The matrix J = d step(h, x) / d h, of shape (m, n), as a linear operator.
 
-    Two optional members: ``row_norms() -> (m,)``, the Euclidean norms of the rows or a tight upper bound (taken from
-    ``dense()`` where missing), and ``factors``, a dict that names what the matrix is made of.
+    Optional members: ``row_norms() -> (m,)``, the Euclidean norms of the rows or a tight upper bound (taken from
+    ``dense()`` where missing); ``factors``, a dict that names what the matrix is made of; ``in_turn`` and ``pieces``, see
+    below; those of `jacspec._product.slopes`.
     """
 
     def push(self, V: Array, /) -> Array:
@@ -46,7 +47,7 @@ def in_turn(J: StepJacobian) -> tuple[StepJacobian, ...]:
 
 
 def pieces(J: StepJacobian) -> tuple[StepJacobian, ...]:
-    """The factors of J, taken apart until none can cancel: an entry of a piece is zero only where one of its numbers is zero.
+    """The factors of J, products among them taken apart, so that what underflows in one is not taken for a zero.
 
     diag(d) W, one factor, has the pieces W and diag(d).
     """

@@ -288,9 +288,9 @@ CASES = {
         "other tree": (lambda: PAIRED.push({"a": ONE}), TypeError, r"'v' is no array and no state"),
     },
     "JacobianChain.pull": {
-        "3-D": (lambda: CHAIN.pull(np.ones((3, 1, 1))), ValueError, r"'v' has the wrong rank; got shape \(3, 1, 1\)"),
-        "short": (lambda: WIDENING.pull(ONE), ValueError, r"'v' does not fit; got shape \(3,\), expected \(4"),
-        "inf": (lambda: CHAIN.pull(spoiled(ONE, 2, value=INF)), ValueError, r"'v' has non-finite.*index \(2,\)"),
+        "3-D": (lambda: CHAIN.pull(np.ones((3, 1, 1))), ValueError, r"'u' has the wrong rank; got shape \(3, 1, 1\)"),
+        "short": (lambda: WIDENING.pull(ONE), ValueError, r"'u' does not fit; got shape \(3,\), expected \(4"),
+        "inf": (lambda: CHAIN.pull(spoiled(ONE, 2, value=INF)), ValueError, r"'u' has non-finite.*index \(2,\)"),
     },
     "stack": {
         "nothing": (lambda: js.stack(), ValueError, r"'steps' is empty"),

@@ -59,7 +59,7 @@ DAMAGED = {
         (lambda text: len(text).to_bytes(8, "little") + text)(b'{"a": {"shape": 1, "shape": 2}}'),
         "a name occurs twice",
     ),
-    "an entry without shape": (filed(WEIGHT, weight={"dtype": "F64"}), "'weight' has no dtype, shape, data_offsets"),
+    "an entry without shape": (filed(WEIGHT, weight={"dtype": "F64"}), "'weight' must have just dtype, shape, data_offsets"),
     "another dtype": (filed(WEIGHT, weight=ENTRY | {"dtype": "F8_E4M3"}), "'weight' has the dtype 'F8_E4M3'"),
     "a negative length": (filed(WEIGHT, weight=ENTRY | {"shape": [-2, -3]}), r"shape \[-2, -3\], not natural"),
     "a shape too large": (filed(WEIGHT, weight=ENTRY | {"shape": [2, 4]}), r"48 bytes, F64 of shape \(2, 4\) needs 64"),

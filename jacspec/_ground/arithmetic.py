@@ -9,7 +9,7 @@ from jax import Array, lax
 from jacspec._ground.primitives import Primitive
 
 FEW = 4
-"""Up to so many columns vectors times a matrix are never slower than the product with its transpose."""
+"""Up to this many columns, vector-matrix products are never slower than one product with A^T."""
 
 
 def matmul(A: Array, B: Array) -> Array:

@@ -43,11 +43,13 @@ WAYS_OUT = {
 def called(
     function: str, argument: str, user: Callable, *args: Any, form: str, way_out: Callable[[str], str] | None = None
 ) -> Any:
-    """``user(*args)``; `form` says how it is called, `way_out` what to do about an exception told in words.
+    """``user(*args)``; its exception is raised again with the argument, its `form`, and a hint.
+
+    `way_out` gives the hint for the text of the exception; else it is one of `WAYS_OUT`.
 
     Raises:
         TypeError: where `user` raises one.
-        ValueError: where it raises anything else.
+        ValueError: where it raises anything else; an error of jacspec itself passes with a note.
     """
     try:
         return user(*args)
@@ -155,13 +157,13 @@ def _pure(user: Callable, *args: Any) -> Any:
     return user(*args)
 
 
-def refuse_memory(
+def refuse_impure(
     function: str, argument: str, first: Trace, second: Trace, fresh: Callable[[Any], Any] | None = None, *given: Any
 ) -> None:
     """Raise ValueError if the second of two calls computes something else.
 
-    With `fresh` the numbers have a say: `fresh` makes the callable anew of ``given[0]``, its arrays; the others are
-    its arguments.
+    With `fresh`, which makes the callable anew of ``given[0]``, its arrays, equal numbers at two calls on ``given[1:]``
+    clear it.
     """
     if same(first.closed, second.closed) or (fresh is not None and _repeats(fresh, *given)):
         return

@@ -115,7 +115,8 @@ def write(*files: tuple[Path, bytes]) -> None:
     """Put each content under its name: all temporary files are written and flushed before the first takes its name.
 
     Raises:
-        OSError: Naming the file and its size; nothing is left behind and the old files are intact.
+        OSError: If one cannot be written, naming it and its size; the old files are intact, unless the renaming itself
+            fails: those before it are new then. No temporary file stays.
     """
     pending: list[tuple[Path, Path]] = []
     try:

@@ -21,7 +21,6 @@ first, the stopping rule); Demmel & Veselic, "Jacobi's method is more accurate t
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -29,6 +28,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jacspec._ground import lapack
+from jacspec._ground.arithmetic import matmul
 from jacspec._ground.primitives import Primitive
 from jacspec._product.logs import Logs, normalize_rows, scale_columns, sizes_beside
 from jacspec._product.orthogonal import row_sorted_qr
@@ -51,8 +51,6 @@ SINGULAR = -0.75
 BLOCK_HEIGHT = -2 / 9
 """Height h of a block in units of ln(eps): it leaves cosines of eps e^(2h) = eps^(5/9), which one step of quadratic convergence
 brings below eps."""
-
-matmul = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
 
 
 class Finished(NamedTuple):

@@ -35,7 +35,7 @@ class Image(NamedTuple):
 
     Attributes:
         A: (m, k).
-        shift: a power of two, which keeps the entries of A near one where those of J are near the end of their range.
+        shift: exponent of two, which keeps the entries of A near one where those of J are near the end of their range.
         noise: (m,), size of the rounding errors in the entries of each row of A.
         combined: (m, PROBES), 2^-shift J (Q h): but for rounding A h.
         stopped: (m,), how much of each row of A may be made of slopes that were stopped short of zero.
@@ -139,14 +139,13 @@ def image(J: Any, Q: Array, live: Array, witness: Array, along: Array | None = N
     for i, factor in enumerate(factors):
         scale = _scale(factor.push(thin[:, 1:2]))
         A, shift = _scaled(factor, "push", A, scale), shift + scale.exponent
-        scale = scale._replace(
-            before=jnp.maximum(scale.exponent, 0)
-        )  # the thin vectors differ in size from the one that was looked at
+        # the thin vectors differ in size from the one that was looked at
+        scale = scale._replace(before=jnp.maximum(scale.exponent, 0))
         thin = _scaled(factor, "push", thin, scale)
         scales.append(scale)
         if i + 1 < len(factors):  # a loss to underflow shows as noise: the next factor may magnify it
             rows, _ = _pattern([piece.push for piece in pieces(factor)], rows, dtype)
-            least = info.tiny / info.eps * np.random.default_rng(i).choice([-1, 1], thin.shape)
+            least = smallest_factor(dtype) * np.random.default_rng(i).choice([-1, 1], thin.shape)
             thin = thin + jnp.where(rows[:, None], jnp.asarray(least, dtype), 0)
 
     noise = jnp.maximum(info.eps * norms(A), norms(thin[:, 1:] - combined(A)) / math.sqrt(PROBES * k))
@@ -233,8 +232,8 @@ def _scale(seen: Array) -> Scale:
 def _scaled(J: Any, verb: str, V: Array, scale: Scale) -> Array:
     """2^-exponent J V.
 
-    Where terms of J V underflow, V is scaled first. Derivatives take the unscaled way: a change of V may be as large as 1 / abs(J),
-    and would overflow if it were scaled.
+    Where terms of J V underflow, V is scaled first. Derivatives take the unscaled way: a change of V may
+    be as large as 1 / abs(J), and would overflow if it were scaled.
     """
     exponent, before, small = scale
     A = getattr(J, verb)(V * jnp.exp2(-before)) * jnp.exp2(before - exponent)

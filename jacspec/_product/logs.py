@@ -45,11 +45,17 @@ def add(logs: Logs, x: Array, live: Array) -> Logs:
     return Logs(jnp.where(live, hi, -jnp.inf), jnp.where(live, lo, 0))
 
 
-def normalize_rows(N: Array, logs: Logs) -> tuple[Array, Logs]:
-    """diag(e^l) N with unit rows: the norms move into the logs; a zero row becomes an exact -inf."""
+def unit_rows(N: Array, logs: Logs) -> tuple[Array, Logs, Array]:
+    """diag(e^l) N with unit rows, and their norms, which move into the logs; a zero row becomes an exact -inf."""
     U, norm = units(N)
     live = (norm > 0) & jnp.isfinite(logs.hi)
-    return jnp.where(live[:, None], U, 0), add(logs, jnp.log(jnp.where(live, norm, 1)), live)
+    logs = add(logs, jnp.log(jnp.where(live, norm, 1)), live)
+    return jnp.where(live[:, None], U, 0), logs, lax.stop_gradient(jnp.where(live, norm, 0))
+
+
+def normalize_rows(N: Array, logs: Logs) -> tuple[Array, Logs]:
+    """`unit_rows` without the norms."""
+    return unit_rows(N, logs)[:2]
 
 
 def scale_columns(R: Array, logs: Logs, first: Array | None = None) -> tuple[Array, Logs]:

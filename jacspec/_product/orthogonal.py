@@ -113,9 +113,9 @@ def descending(size: Array) -> tuple[Array, Array]:
     ascending = jnp.where(bits < 0, bits ^ jnp.iinfo(width).max, bits)  # as integers they are ordered like the floats
     low = (1 << (max(size.size, 1) - 1).bit_length()) - 1
     order = lax.sort((~ascending & ~low) | jnp.arange(size.size, dtype=width)) & low
-    return order, inverse(order)
+    return order, inverse_permutation(order)
 
 
-def inverse(order: Array) -> Array:
+def inverse_permutation(order: Array) -> Array:
     """The inverse of a permutation; half the time of a second sort."""
     return jnp.zeros_like(order).at[order].set(jnp.arange(order.size, dtype=order.dtype), unique_indices=True)

@@ -39,12 +39,21 @@ import numpy as np
 from jax import Array, lax
 
 from jacspec._ground import lapack
-from jacspec._ground.arithmetic import matmul, units
+from jacspec._ground.arithmetic import matmul
 from jacspec._ground.primitives import Primitive
 from jacspec._product import logs as lg
 from jacspec._product.branch import when
 from jacspec._product.image import Image, Uncounted, Zeros, given
-from jacspec._product.orthogonal import NOISE, descending, inverse, made_of, permuted, qr, rounding, row_sorted_qr
+from jacspec._product.orthogonal import (
+    NOISE,
+    descending,
+    inverse_permutation,
+    made_of,
+    permuted,
+    qr,
+    rounding,
+    row_sorted_qr,
+)
 
 COMBINATIONS = 4
 """Random vectors c by which the norm of U^-1 is estimated."""
@@ -98,6 +107,12 @@ def start(Q: Array) -> Graded:
     )
 
 
+def largest_rows(graded: Graded, rank: int) -> tuple[lg.Logs, Array, Array]:
+    """Logs, U and variance of the `rank` largest rows, descending; by the widths on the way there are no others."""
+    order = jnp.argsort(-lax.stop_gradient(graded.logs.hi))[:rank]
+    return graded.logs[order], graded.U[order], graded.variance[order]
+
+
 def extend(state: Graded, step: Image | Array, index: Array | int = 0) -> Graded:
     """J P from P.
 
@@ -118,12 +133,12 @@ def extend(state: Graded, step: Image | Array, index: Array | int = 0) -> Graded
 
 
 class _Factored(NamedTuple):
-    """A diag(e^l) = Q diag(e^l') N P with the columns in the order P.
+    """A diag(e^l) = Q diag(e^l') N Pi^T with the columns in the order Pi.
 
     Attributes:
-        order: (n,), P.
+        order: (n,), Pi.
         Q: (m, k), orthonormal columns.
-        R: (k, n), upper triangular, without its noise: A P^T = Q R.
+        R: (k, n), upper triangular, without its noise: A Pi = Q R.
         N: (k, n), R between the scales; row i is of the size of its first entry.
         logs: l', k entries.
         uncertain: (k,), relative rounding of each row.
@@ -168,12 +183,12 @@ def _without_noise(
 ) -> tuple[Array, ...]:
     """R without the entries that are noise, and what is left of each row.
 
-    R_ij is noise if it is at most NOISE level_i growth_j (see `orthogonal.rounding`). Let j = first_i be the first column in which
-    row i holds more. The row as a whole is noise if there is none, or if the noise on its diagonal outweighs that entry,
+    R_ij is noise if it is at most NOISE level_i growth_j (see `orthogonal.rounding`). Let j = first_i be the first column
+    in which row i holds more. The row as a whole is noise if there is none, or if the noise on its diagonal outweighs that entry,
     level_i growth_i e^(l_i) NOISE >= abs(R_ij) e^(l_j).
 
-    A product of rank r has k - r rows that are exactly zero. Zeros of the factors bound r, and R is smallest in its last rows: of
-    the rows with nothing left, the last k - r are the zeros, and the others are noise.
+    A product of rank r has k - r rows that are exactly zero. Zeros of the factors bound r, and R is smallest in its last
+    rows: of the rows with nothing left, the last k - r are the zeros, and the others are noise.
 
     Returns:
         R (k, n); first (k,), i itself for a row of noise; the noise of R[i, first_i]; which rows are noise; which are zero.
@@ -203,7 +218,7 @@ def _without_noise(
 def _extended(state: Graded, step: Image) -> tuple[Graded, Array]:
     """J P before it is turned, and whether a row has lost its own column."""
     new = _factored(step, state.logs)
-    U, logs, length = _unit_rows(matmul(new.N, permuted(state.U, new.order)), new.logs)  # (k', n), (k',), (k',)
+    U, logs, length = lg.unit_rows(matmul(new.N, permuted(state.U, new.order)), new.logs)  # (k', n), (k',), (k',)
     N, length = lax.stop_gradient((new.N, jnp.where(length > 0, length, 1)))
     combinations = _combinations(permuted(state.combinations, new.order, axis=1), N) * length  # (COMBINATIONS, k')
     history = jnp.where(state.doubtful, 1, state.variance)[new.order]  # (k,)
@@ -221,14 +236,6 @@ def _marked(new: Graded, share: Array, history: Array) -> Graded:
         variance=jnp.where(live, jnp.minimum(variance, 1), 0),
         doubtful=live & (new.doubtful | (inherited * NOISE**2 >= 1)),
     )
-
-
-def _unit_rows(N: Array, logs: lg.Logs) -> tuple[Array, lg.Logs, Array]:
-    """diag(e^l) N with unit rows, and the norms, which move into the logs; a zero row becomes an exact -inf."""
-    U, length = units(N)
-    live = (length > 0) & jnp.isfinite(logs.hi)
-    logs = lg.add(logs, jnp.log(jnp.where(live, length, 1)), live)
-    return jnp.where(live[:, None], U, 0), logs, lax.stop_gradient(jnp.where(live, length, 0))
 
 
 def _combinations(y: Array, N: Array) -> Array:
@@ -306,7 +313,7 @@ def _turned(state: Graded) -> tuple[Graded, Array, Array]:
     def side(carry, _):
         X, logs = carry
         part = _factored(given(X), logs)
-        N, logs, _ = _unit_rows(part.N, part.logs)
+        N, logs, _ = lg.unit_rows(part.N, part.logs)
         return (N.T, logs), part._replace(N=N, logs=logs)
 
     _, parts = lax.scan(side, (X, state.logs), length=2)
@@ -315,11 +322,11 @@ def _turned(state: Graded) -> tuple[Graded, Array, Array]:
     combinations = _combinations(_random(k, U.dtype), U)
     own = second.uncertain**2 + matmul(mixed, (first.uncertain**2)[second.order])
     doubtful = second.doubtful | (matmul(mixed, first.doubtful[second.order].astype(U.dtype)) * NOISE**2 >= 1)
-    # in the first order U = R^T Z^T, and U' = M Z^T: S = M R^-T
+    # with its rows in first.order U = R^T Z^T, and U' = N' Z^T: S = N' R^-T
     lost = jnp.diagonal(first.R) == 0
     R = jnp.where(lost[:, None], jnp.eye(k, dtype=U.dtype), first.R)
-    back = inverse(first.order)
-    S = lapack.from_right_transposed(R, permuted(U, inverse(second.order), axis=1))
+    back = inverse_permutation(first.order)
+    S = lapack.from_right_transposed(R, permuted(U, inverse_permutation(second.order), axis=1))
     S = permuted(jnp.where(lost, 0, S), back, axis=1)
     W = permuted(second.Q, back)
     U = matmul(U, permuted(first.Q.T, second.order))

@@ -13,6 +13,7 @@ from jacspec._ground import checks
 from jacspec._ground.memory import free_bytes
 from jacspec._ground.pytree import pytree
 from jacspec.chain.sources import FromOperators, FromStates
+from jacspec.chain.state_trees import size
 from jacspec.operators import Linearized, Matrix
 from jacspec.typing import State
 
@@ -71,7 +72,7 @@ class _WithoutDriver:
 
 def jacobian_matrix(layer: Any, h: State, m: int) -> tuple[Matrix, Array]:
     """The Jacobian (m, n) of a layer by automatic differentiation, and whether it is finite in both modes."""
-    J, n = Linearized(_WithoutDriver(layer), h, None), sum(leaf.size for leaf in jax.tree.leaves(h))
+    J, n = Linearized(_WithoutDriver(layer), h, None), size(h)
     fixed = lax.stop_gradient(J)
     try:
         pulled = fixed.pull(_probe(h, m))

@@ -32,9 +32,9 @@ def jacobian_chain(
     Args:
         step: any callable (h, x) -> h, a function of its arguments alone: called twice it does the same. With a method
             ``jacobian(h, x)`` (every `jacspec.cells`) it is analytic.
-        h0: first state, a pytree of floating or complex arrays, or None where the step knows its zero state
-            (``step.initial_state(x)``, as cells do). It takes the dtype that the step returns; half becomes float32. A complex leaf counts as
-            two real ones (`real` and `imag`, in this order): n complex numbers have 2n singular values, vectors pushed
+        h0: first state, a pytree of floating or complex arrays, or None where the step knows its
+            own (``step.initial_state(x)``, as cells do). It takes the dtype that the step returns; half becomes float32. A
+            complex leaf counts as two real ones (`real` and `imag`, in this order): n complex numbers have 2n singular values, vectors pushed
             or pulled have 2n entries, and ``states`` are complex again.
         xs: drivers, a pytree with leading axis T, or None with `length`: the step then receives x = None.
         length: T.

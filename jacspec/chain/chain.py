@@ -118,7 +118,7 @@ class JacobianChain:
         """``question(chain, *arguments, **static_arguments)``, as one compiled program where all steps are equal.
 
         Args:
-            question: a function of a module, which is what the program is remembered by; not a lambda.
+            question: a module-level function, by which the compiled program is cached; not a lambda.
             arguments: arrays and pytrees of them.
             static_arguments: hashable values.
 
@@ -138,7 +138,12 @@ class JacobianChain:
             v: (n,), or (n, k) for k vectors, or a pytree like h_0.
 
         Returns:
-            (array of shape (m,) or (m, k) with unit columns, log of their Euclidean norms in nats; -inf for zero).
+            (array of shape (m,) or (m, k) with unit columns, log of their Euclidean norms in nats; -inf for zero). Both NaN
+            if the chain is not finite.
+
+        Raises:
+            TypeError: for what is neither a floating array nor like a state.
+            ValueError: for a shape that does not fit, NaN or Inf.
         """
         return self._through("push", v, self.shape[1])
 
@@ -147,17 +152,17 @@ class JacobianChain:
         return self._through("pull", u, self.shape[0])
 
     def _through(self, verb: str, v: State, n: int) -> tuple[Array, Array]:
-        name = f"JacobianChain.{verb}"
+        name, argument = f"JacobianChain.{verb}", "v" if verb == "push" else "u"
         state = self.source.state_shape(0 if verb == "push" else self.length)
         if not hasattr(v, "ndim") and state is not None:
             want, have = jax.tree.structure(state), jax.tree.structure(v)
             if want != have:
-                raise TypeError(checks.message(name, "v", "is no array and no state", have, want))
-        flat = v if hasattr(v, "ndim") else ravel_pytree(state_trees.checked_state(name, "v", v))[0]
-        flat = checks.array(name, "v", flat, (1, 2), "(n,) or (n, k)")
+                raise TypeError(checks.message(name, argument, "is no array and no state", have, want))
+        flat = v if hasattr(v, "ndim") else ravel_pytree(state_trees.checked_state(name, argument, v))[0]
+        flat = checks.array(name, argument, flat, (1, 2), "(n,) or (n, k)")
         if flat.shape[0] != n:
-            raise ValueError(checks.message(name, "v", "does not fit", f"shape {flat.shape}", f"({n}, ...)"))
-        checks.finite(name, "v", flat)
+            raise ValueError(checks.message(name, argument, "does not fit", f"shape {flat.shape}", f"({n}, ...)"))
+        checks.finite(name, argument, flat)
         V = (flat if flat.ndim == 2 else flat[:, None]).astype(self.dtype)
 
         def body(carry, J, _):

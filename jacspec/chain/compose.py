@@ -149,7 +149,7 @@ class _Sweep:
 
     @property
     def initial_state(self) -> Callable:
-        """x -> the zero states, if every step with a state knows its own; else an AttributeError."""
+        """x -> the first states, if every step with a state knows its own; else an AttributeError."""
         known = [None if _is_layer(step) else step.initial_state for step in self.steps]  # type: ignore[attr-defined]
 
         def states(x: Driver = None) -> tuple:

@@ -17,7 +17,7 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from jacspec._ground import checks, precision
-from jacspec._ground.calls import Trace, called, is_pytree, pure_output, refuse_memory, trace
+from jacspec._ground.calls import Trace, called, is_pytree, pure_output, refuse_impure, trace
 from jacspec._ground.equations import constants_within
 from jacspec._ground.pytree import pytree, static
 from jacspec.chain.autodiff import probed
@@ -31,7 +31,7 @@ STATES = {"hidden", "carry", "state", "states", "hx", "h_prev", "hidden_state", 
 
 
 @pytree
-class Program:
+class TracedStep:
     """A traced step: the arrays it captures, then its own, as leaves; the computation as structure."""
 
     captured: list[Any]
@@ -50,8 +50,8 @@ class Program:
 class AnalyticProgram:
     """A traced step with its traced Jacobian."""
 
-    step: Program
-    linear: Program
+    step: TracedStep
+    linear: TracedStep
 
     def __call__(self, h: State, x: Driver = None) -> State:
         """The next state."""
@@ -62,18 +62,18 @@ class AnalyticProgram:
         return self.linear(h, x)
 
 
-def program_of(traced: Trace) -> Program:
+def program_of(traced: Trace) -> TracedStep:
     """The computation of a trace as a pytree."""
     # a captured array may share its memory with a NumPy array that the user goes on to change
     captured = [jnp.array(c) if checks.is_concrete(c) else c for c in traced.closed.consts]
-    return Program(
+    return TracedStep(
         [*jax.block_until_ready(captured), *traced.leaves], traced.closed.jaxpr, jax.tree.structure(traced.out)
     )
 
 
 def nested_constants(program: Any) -> list[Any]:
     """The arrays captured by functions that were jitted inside a traced step."""
-    parts = [part.jaxpr for part in (program, getattr(program, "step", None)) if isinstance(part, Program)]
+    parts = [part.jaxpr for part in (program, getattr(program, "step", None)) if isinstance(part, TracedStep)]
     return constants_within([equation.params for jaxpr in parts for equation in jaxpr.eqns])
 
 
@@ -107,7 +107,7 @@ def prepared(function: str, step: Step, h0: State, x: Driver) -> tuple[Any, Stat
     # traced again, to see whether it changes itself: called twice in one trace where it left something changed
     second = tried(user, h0, calls=2 if first.changed else 1)
     fresh = jax.tree.structure(user).unflatten if first.changed else None
-    refuse_memory(function, "step", first, second, fresh, first.leaves, shapes(h0), x)
+    refuse_impure(function, "step", first, second, fresh, first.leaves, shapes(h0), x)
     if user is step and hasattr(step, "jacobian") and not is_pytree(step):
         linear = tried(step.jacobian, h0, "step.jacobian")  # type: ignore[attr-defined]
         return AnalyticProgram(program_of(second), program_of(linear)), h0
@@ -177,7 +177,7 @@ def _other_order(step: Step, h: State, x: Driver) -> str:
 
 
 def initial_state(function: str, step: Any, x: Driver) -> State:
-    """Zeros of the state that the step itself knows.
+    """The first state that the step itself knows.
 
     Raises:
         ValueError: if it knows none.
@@ -282,10 +282,10 @@ def _prepared_layer(function: str, name: str, layer: Callable, h: State, owners:
         first = tried(user)
     if not first.changed:
         second = tried(user)
-        refuse_memory(function, name, first, second)
+        refuse_impure(function, name, first, second)
         return program_of(second), second.out
     if any(owners[id(leaf)] > 1 for leaf in first.changed.values()):  # what it changes is read by a later layer
-        refuse_memory(function, name, first, tried(user, calls=2), jax.tree.structure(user).unflatten, first.leaves, h)
+        refuse_impure(function, name, first, tried(user, calls=2), jax.tree.structure(user).unflatten, first.leaves, h)
     return program_of(first), first.out
 
 

@@ -100,7 +100,11 @@ class FromOperators(Scanned):
     sound: Array
     length: int = static()
     widths: tuple[int, ...] = static()
-    kept = "matrices"
+
+    @property
+    def kept(self) -> str:
+        """What the stack consists of."""
+        return "matrices" if isinstance(self.operators, Matrix) else "operators"
 
     def state_shape(self, t: int) -> Any:
         """Shapes of a state; None where none is known."""
@@ -252,7 +256,7 @@ class FromList(Source):
         return values if isinstance(values, Ragged) else Ragged(series.entry(values, t) for t in range(self.length + 1))
 
     def square(self) -> FromOperators:
-        """The matrices as a stack, as large as the weights of the layers that they come from; states may differ in form and stay away."""
+        """The matrices, stacked; the states, which may differ in form, are dropped."""
         matrices = Matrix(jnp.stack([J.dense() for J in self.operators]))
         return FromOperators(matrices, None, self.sound, self.length, self.widths[:1])
 

@@ -5,7 +5,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.flatten_util import ravel_pytree
 
 from jacspec._ground import checks
 from jacspec._ground.pytree import pytree
@@ -56,11 +55,6 @@ def shapes(tree: Any) -> Any:
 def size(h: State) -> int:
     """n, the number of reals in a state."""
     return sum(leaf.size for leaf in jax.tree.leaves(h))
-
-
-def flatten(h: State) -> Array:
-    """The state as a vector of n numbers."""
-    return ravel_pytree(h)[0]
 
 
 def checked_state(function: str, argument: str, h0: State) -> State:

@@ -17,7 +17,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from jacspec._ground.calls import constant
 from jacspec._ground.equations import constants_within
 from jacspec.chain import autodiff
-from jacspec.chain.programs import Program as Step
+from jacspec.chain.programs import TracedStep
 from jacspec.chain.state_trees import join, split
 from jacspec.networks._flow import Flow
 from jacspec.networks._program import Constant, Operation
@@ -120,30 +120,30 @@ def _state(leaves: Sequence[Any]) -> Any:
     return leaves[0] if len(leaves) == 1 else tuple(leaves)
 
 
-def walked(flow: Flow, found: Sequence[Piece], values: dict[int, Any]) -> tuple[list[Step], list[Any]]:
+def walked(flow: Flow, found: Sequence[Piece], values: dict[int, Any]) -> tuple[list[TracedStep], list[Any]]:
     """The pieces as steps, and the states h_0 ... h_L."""
     compiler, steps = Compiler(flow.program.avals), []
     states = [split(_state([values[v] for v in flow.sources]))]
     for piece in found:
         (step, constants), (aside, others), tree = compiler.program(piece)
         given = [values[v] for v in piece.given]
-        steps.append(Step([*constants, *given], step, tree))
+        steps.append(TracedStep([*constants, *given], step, tree))
         states.append(advanced(steps[-1], states[-1]))
         if piece.beside:
-            beside = Step([*others, *given], aside, jax.tree.structure([0] * len(piece.beside)))
+            beside = TracedStep([*others, *given], aside, jax.tree.structure([0] * len(piece.beside)))
             values = values | dict(zip(piece.beside, advanced(beside, states[-2]), strict=True))
         values = values | dict(zip(piece.after, jax.tree.leaves(join(states[-1])), strict=True))
     return steps, states
 
 
 @jax.jit
-def advanced(step: Step, h: Any) -> Any:
+def advanced(step: TracedStep, h: Any) -> Any:
     """The next state."""
     return step(h)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
-def linearized(step: Step, h: Any, m: int, reverse: bool) -> tuple[Any, Array]:
+def linearized(step: TracedStep, h: Any, m: int, reverse: bool) -> tuple[Any, Array]:
     """The Jacobian of a step as a matrix (m, n), and whether it is finite; by reverse mode alone where there is no other."""
     if not reverse:
         return autodiff.jacobian_matrix(step, h, m)

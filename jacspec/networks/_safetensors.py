@@ -36,7 +36,9 @@ def read(function: str, argument: str, path: str | os.PathLike) -> dict[str, np.
     file = Path(path)
     if file.suffix != ".safetensors":
         hint = "Of a file of torch.load give what it loads, the state dict."
-        raise ValueError(checks.message(function, argument, "is no such file", repr(str(path)), "*.safetensors", hint))
+        raise ValueError(
+            checks.message(function, argument, "is no safetensors file", repr(str(path)), "*.safetensors", hint)
+        )
     if not file.is_file():
         raise FileNotFoundError(checks.message(function, argument, "names no file that is there", repr(str(path))))
     try:
@@ -71,7 +73,7 @@ def _arrays(data: np.ndarray) -> dict[str, np.ndarray]:
 
 def _array(name: str, entry: Any, data: np.ndarray) -> np.ndarray:
     fields = ("dtype", "shape", "data_offsets")
-    _ask(isinstance(entry, dict) and sorted(entry) == sorted(fields), f"{name!r} has no {', '.join(fields)}")
+    _ask(isinstance(entry, dict) and sorted(entry) == sorted(fields), f"{name!r} must have just {', '.join(fields)}")
     dtype, shape, offsets = (entry[field] for field in fields)
     _ask(
         isinstance(dtype, str) and dtype in DTYPES, f"{name!r} has the dtype {dtype!r}, not one of {', '.join(DTYPES)}"

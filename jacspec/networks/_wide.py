@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jacspec._ground.pytree import pytree, static
+from jacspec.chain.state_trees import size
 from jacspec.operators import Linearized
 
 
@@ -42,7 +43,7 @@ def _push(J: Wide, V: Array) -> Array:
     whole = Linearized(J.step, J.h, None)
     if not J.reverse:
         return whole.push(V)
-    m = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(J.step, J.h)))
+    m = size(jax.eval_shape(J.step, J.h))
     U = jax.ShapeDtypeStruct((m, V.shape[1]), V.dtype)
     return jax.linear_transpose(whole.pull, U)(V)[0]
 
@@ -52,5 +53,5 @@ _pull = jax.jit(lambda J, U: Linearized(J.step, J.h, None).pull(U))
 
 @jax.jit
 def _dense(J: Wide) -> Array:
-    n = sum(leaf.size for leaf in jax.tree.leaves(J.h))
+    n = size(J.h)
     return J.push(jnp.eye(n, dtype=jnp.result_type(*jax.tree.leaves(J.h))))

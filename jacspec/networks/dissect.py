@@ -41,8 +41,8 @@ def dissect(
         model: any function that JAX can trace, a Flax module (NNX, or Linen with `variables`) or a method of an NNX one,
             an Equinox module. It is called once, on a copy: a running mean or a random stream stays as it was.
         inputs: what it is called on; arrays may be anywhere in them, the rest is kept as it is.
-        wrt: h_0. The number of an input; of tokens (integers) it means what is looked up with them, the embedding. Or
-            the name of a parameter of the model, ``"embed.embedding"``.
+        wrt: what h_0 is: the number of an input (of integer tokens, their embeddings), or the name of a parameter of the
+            model, ``"embed.embedding"``.
         blocks: ``"auto"``: one factor a weight layer with its activation, or a residual branch; ``"all"``: at every
             frontier of one array; or a predicate: True for the `Block` at whose end a factor is to end.
         variables: of a Linen module.

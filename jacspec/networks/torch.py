@@ -53,7 +53,7 @@ def from_torch(
         prefix: the place of the module in a larger state dict, as "encoder.rnn"; None where there is but one of its kind.
 
     Returns:
-        What `jacobian_chain` and `layer_chain` take:
+        Cells, the steps of `jacobian_chain`, or layers, those of `layer_chain`:
 
         - one layer: a cell, `cells.Elman`, `cells.LSTM` (state (c, h), where torch has (h, c)) or `cells.GRU`;
         - L layers: the `stack` of L cells. Dropout between them is that of evaluation: none;
@@ -261,8 +261,8 @@ def _array(weights: Mapping[str, Any], name: str, shape: tuple[int | None, ...],
     if hasattr(value, "detach"):  # a tensor of PyTorch
         try:
             value = value.detach().cpu()
-            half = str(value.dtype) == "torch.bfloat16"  # which NumPy does not know
-            value = value.float().numpy().astype(jnp.bfloat16) if half else value.numpy()
+            bfloat16 = str(value.dtype) == "torch.bfloat16"  # which NumPy does not know
+            value = value.float().numpy().astype(jnp.bfloat16) if bfloat16 else value.numpy()
         except (TypeError, RuntimeError, NotImplementedError) as error:
             got = str(error).split("\n")[0]
             raise TypeError(checks.message(NAME, argument, "is no tensor of numbers", got, expected)) from error

@@ -1,8 +1,4 @@
-"""Step Jacobians: small linear operators with `push` (J V), `pull` (J^T U) and `dense` (J).
-
-A large scale difference belongs on the left, row by row: diag(d) W is pushed as d * (W V) and never formed.
-Every matrix product asks for the highest precision; TF32 would ruin a spectrum.
-"""
+"""A matrix as a step Jacobian, and the norms of the rows of any operator."""
 
 from jax import Array
 
@@ -55,7 +51,7 @@ class Given(Matrix):
     """A matrix (m, n) that was given: it has no slopes that could have been stopped short of zero.
 
     Attributes:
-        knows_stops: (), whether its entries are what they are: no row is decided by numbers that count as zeros.
+        knows_stops: (), False where a row is decided by subnormal numbers, which XLA takes as zeros.
     """
 
     knows_stops: Array

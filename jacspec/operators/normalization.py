@@ -1,4 +1,4 @@
-"""Step Jacobians that only layers have: a diagonal, and projections beside a gain or a weight (see `operators`)."""
+"""Step Jacobians of normalizations: projections beside a gain or a weight; and `centered`."""
 
 import math
 

@@ -9,7 +9,6 @@ from jax import Array
 
 from jacspec._product import recursion
 from jacspec._product.finish import with_derivative
-from jacspec._product.logs import Logs
 from jacspec.chain import JacobianChain, series
 from jacspec.questions._routes import RowPerturbation, forward
 
@@ -33,14 +32,8 @@ def _moved(chain: JacobianChain, values: Array, right: Array, key: Array) -> Arr
     def perturbed(s):
         records = forward(chain, (chain.length,), RowPerturbation(s, key))
         record, _ = series.entry(records, 0)
-        logs, U, _ = in_order(record, chain.rank_bound)
+        logs, U, _ = recursion.largest_rows(record, chain.rank_bound)
         return with_derivative(logs, U, values[: chain.rank_bound], right)
 
     zero = jnp.zeros((), chain.dtype)
     return jax.jvp(perturbed, (zero,), (zero + 1,))[1]
-
-
-def in_order(graded: recursion.Graded, rank: int) -> tuple[Logs, Array, Array]:
-    """Logs, U and squared rounding of the largest `rank` rows, which is all there are: the narrowest width on the way."""
-    order = jnp.argsort(-jax.lax.stop_gradient(graded.logs.hi))[:rank]
-    return graded.logs[order], graded.U[order], graded.variance[order]

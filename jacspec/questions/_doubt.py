@@ -82,7 +82,7 @@ def through(gradient: Gradient, maps: Sequence[Map], t: Array | int, *, changed:
         gradient: of n numbers.
         maps: the map for the gradient and for each copy; they may differ by rounding.
         t: a number from which all that is random is drawn.
-        changed: whether in the maps for the copies all slopes that may have been stopped short of zero differ already.
+        changed: whether the maps for the copies have already altered every slope that may have been stopped short of zero.
 
     Returns:
         A gradient for every vector that the map returns.

@@ -4,7 +4,7 @@ A locally optimal block search (Knyazev's LOBPCG, here for P^T P): the Rayleigh-
 vectors, what one trip through the chain and back makes of them, and the previous ones. Every trip is orthogonalized at
 every step, so vectors whose singular values differ by hundreds of nats do not collapse onto the first.
 
-The last word is that of one more trip. Outside a trace it is the program of all others, compiled once.
+The values returned come from one more push; outside a trace it is by the program that is compiled already.
 """
 
 import functools

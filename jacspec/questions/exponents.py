@@ -20,8 +20,9 @@ from jacspec._ground import checks, drawing, report
 from jacspec._ground.arithmetic import norms
 from jacspec._ground.pytree import pytree, shapes
 from jacspec._product.image import combined, guide, image
-from jacspec._product.orthogonal import NOISE, inverse, made_of, permuted, rounding, row_sorted_qr
+from jacspec._product.orthogonal import NOISE, inverse_permutation, made_of, permuted, rounding, row_sorted_qr
 from jacspec.chain import JacobianChain
+from jacspec.chain.finiteness import earliest
 from jacspec.questions._long_run import standard_error
 
 RESOLVED = 0.8
@@ -107,7 +108,7 @@ class LyapunovSpectrum:
         return report.to_dict(self, "kaplan_yorke_dimension", "entropy_rate")
 
     def plot(self, ax: Any = None) -> Any:
-        """Draw the exponents over their number, with `standard_error`, gray and hollow where not resolved; the axes."""
+        """Draw the exponents by index with error bars, gray and hollow where not resolved; returns the Matplotlib axes."""
         unit = r"$\lambda_i$ (nats per step)"
         return drawing.plot_values(ax, self.exponents, self.standard_error, self.resolved, unit)
 
@@ -166,7 +167,7 @@ def _exponents(chain: JacobianChain, k: int, qr_every: int, transient: int) -> L
         alive = jnp.any(step.A != 0, axis=0)  # (k,)
         count = jnp.cumsum(alive)
         moved = jnp.where(alive, count, count[-1] + jnp.arange(1, k + 1) - count) - 1
-        order = inverse(moved)
+        order = inverse_permutation(moved)
         doubtful, uncertain, place = doubtful[order], uncertain[order], moved[place]
         Q, R = row_sorted_qr(permuted(step.A, order, axis=1), lax.stop_gradient(norms(step.A)))  # (n, k), (k, k)
         level, growth = rounding(Q, R, step.noise)  # (k,), (k,)
@@ -210,8 +211,7 @@ def _exponents(chain: JacobianChain, k: int, qr_every: int, transient: int) -> L
 
     gap = jnp.where(exponents == -jnp.inf, 0, exponents[0] - exponents)
     resolved = (gap * qr_every < RESOLVED * -jnp.log(jnp.finfo(dtype).eps)) & ~doubtful
-    state_bad = chain.first_nonfinite
-    bad = jnp.where((state_bad >= 0) & ((bad < 0) | (state_bad < bad)), state_bad, bad)
+    bad = earliest(bad, chain.first_nonfinite)
     ok = bad < 0
     return LyapunovSpectrum(
         exponents=jnp.where(ok, exponents, jnp.nan),

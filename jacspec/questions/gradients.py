@@ -133,7 +133,7 @@ def _all_fit(forms: Sequence[Any], chain: JacobianChain) -> bool:
 
 
 def carried(chain: JacobianChain, last: Any, earlier: Any, record: Callable) -> Any:
-    """What `record` says of the gradient at t = 0..T (a `jacspec.questions._doubt.Gradient`): stacked, a list where widths change.
+    """What `record` says of the gradient at t = 0..T (a `Gradient` of `_doubt`), as a series.
 
     `last` and `earlier` come from `cotangents`.
     """

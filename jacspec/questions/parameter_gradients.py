@@ -30,8 +30,8 @@ class LagTerms:
     Attributes:
         log_norms: (T,), entry i-1 belongs to time i: log norm of (d+h_i/dtheta)^T dE/dh_i, nats.
         by_parameter: the same for every leaf of the step, a pytree of (T,).
-        terms: unit-scaled summands, the step's pytree with a leading axis T, or None if not asked for. Summand i is
-            ``terms[i] * exp(log_norms[i])``.
+        terms: unit-scaled summands, the step's pytree with a leading axis T, or None if not asked for. That of
+            time i is ``terms[i-1] * exp(log_norms[i-1])``.
         resolved: (T,), False where `log_norms` is an upper bound only, see `jacspec.questions.gradients.Adjoints`.
         resolved_by_parameter: the same of `by_parameter`; False for leaves that are not floating.
     """
@@ -86,7 +86,7 @@ def parameter_gradient_by_lag(
         xs: drivers with leading axis T, or None with ``length=T``.
         cotangent: as in `adjoints`.
         terms: also return the unit-scaled summands (memory: T times the parameters).
-        options: passed to `jacobian_chain`.
+        options: of `jacobian_chain` but for `store`.
 
     Returns:
         `LagTerms`.
@@ -111,7 +111,7 @@ def parameter_gradient_norms(
         h0: first state, or the network's input.
         xs: drivers with leading axis T. Floating drivers get a gradient each: over depth they are the layers' weights.
         cotangent: as in `adjoints`.
-        options: passed to `jacobian_chain`.
+        options: of `jacobian_chain` but for `store`, or of `layer_chain`.
 
     Returns:
         `ParameterGradients`.

@@ -19,7 +19,8 @@ from jacspec._ground.pytree import pytree, shapes
 from jacspec._product import recursion
 from jacspec._product.finish import finish
 from jacspec.chain import JacobianChain, series
-from jacspec.questions._conditioning import conditioning, in_order
+from jacspec.chain.finiteness import earliest
+from jacspec.questions._conditioning import conditioning
 from jacspec.questions._leading import leading
 from jacspec.questions._routes import backward, forward
 
@@ -251,7 +252,7 @@ def _read_all(records: Any, *, ranks: tuple[int, ...], count: int, vectors: bool
 def _read(record: Any, steps: Array, first: Array, rank: int, count: int, vectors: bool) -> Any:
     """The spectrum of one graded product, and its right singular vectors; values beyond `rank` are exact zeros."""
     graded, witness = record
-    logs, U, variance = in_order(graded, rank)  # (rank,), (rank, n), (rank,)
+    logs, U, variance = recursion.largest_rows(graded, rank)  # (rank,), (rank, n), (rank,)
     done = finish(logs, U)
     more = count - rank
     values = jnp.pad(done.log_singular_values, (0, more), constant_values=-jnp.inf)  # (count,)
@@ -268,7 +269,7 @@ def _read(record: Any, steps: Array, first: Array, rank: int, count: int, vector
     resolved &= rounding < UNCERTAIN
     lost = values[0] - witness > 0.5 * math.log(count) + SHORTFALL  # the recursion grew on rounding alone
     resolved &= ~(lost | (witness > values[0] + 1))
-    bad = jnp.where((first >= 0) & ((graded.bad < 0) | (first < graded.bad)), first, graded.bad)
+    bad = earliest(first, graded.bad)
     ok = bad < 0
     result = Spectrum(
         log_singular_values=jnp.where(ok, values, jnp.nan),

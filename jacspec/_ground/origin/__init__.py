@@ -38,7 +38,7 @@ class Origin:
         cause: "overflow", finite numbers beyond the dtype; "cast", the same by a change of dtype; "pole", such as 1/0 and
             log 0; "undefined", such as 0/0, 0 * inf and the root of -1; "constant", where the program itself holds it and
             nothing else is to blame; "argument".
-        operands: of each floating operand the number at fault, twice, or else its smallest and its largest number.
+        operands: (smallest, largest) number of each floating operand; of an entrywise operation the one at fault, twice.
         value: what came out: nan, inf or -inf.
         where: ``file:line (function)``, or "".
         loops: number of the iteration of every loop around it, outermost first; for a scan the index of its inputs.

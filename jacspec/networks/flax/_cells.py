@@ -41,7 +41,7 @@ class Unknown(Exception):
 
 
 class Misfit(Exception):
-    """Parameters in which the cell would look for its own in vain."""
+    """Parameters that are not those of the cell."""
 
 
 def analytic(module: Any, params: Mapping[str, Any]) -> Any:

@@ -8,7 +8,7 @@ from flax import linen, nnx
 from flax.core import meta, unfreeze
 
 from jacspec._ground import checks
-from jacspec._ground.calls import called, refuse_memory, trace
+from jacspec._ground.calls import called, refuse_impure, trace
 from jacspec._ground.pytree import pytree, static
 from jacspec.typing import Driver, State
 
@@ -65,7 +65,7 @@ class NNXStep:
         if changed:
             first, second = (trace(self._last_of(calls), *args) for calls in (1, 2))
             first = first._replace(changed=changed)
-            refuse_memory("from_flax", "module", first, second, self.module, self.state, *args)
+            refuse_impure("from_flax", "module", first, second, self.module, self.state, *args)
         return _state_of(out, h)
 
     def _last_of(self, calls: int) -> Callable:
@@ -131,13 +131,14 @@ def _state_of(out: Any, h: State) -> State:
 
 
 def nnx_step(module: nnx.Module, *, once: bool = False) -> NNXStep:
+    """A snapshot of the module as a step."""
     graphdef, state = nnx.split(module)
-    return NNXStep(
-        graphdef, jax.tree.map(lambda leaf: leaf, state), once
-    )  # a split shares its Variables with the module
+    own = jax.tree.map(lambda leaf: leaf, state)  # a split shares its Variables with the module
+    return NNXStep(graphdef, own, once)
 
 
 def linen_step(module: linen.Module, variables: Any) -> LinenStep:
+    """The module with its variables as a step; TypeError where they are missing."""
     if variables is None and module.scope is not None:
         module, variables = module.unbind()
     if not isinstance(variables, Mapping):
