@@ -217,12 +217,9 @@ def delta_orthogonal(
         ((3, 3, 2, 4), 0.0)
     """
     name = "initializers.delta_orthogonal"
-    size = kernel_size if isinstance(kernel_size, (tuple, list)) else (kernel_size,)
-    size = _shape(name, size, 1, 2, "kernel_size")
+    size = laws.checked_kernel_size(name, kernel_size)
     c_in, c_out = checks.integer(name, "c_in", c_in, 1), checks.integer(name, "c_out", c_out, 1)
-    if c_out < c_in:
-        hint = "Fewer channels out than in cannot keep every direction."
-        raise ValueError(checks.message(name, "c_out", "is out of range", c_out, f"c_out >= c_in = {c_in}", hint))
+    laws.check_channels(name, "c_out", "delta_orthogonal", c_in, c_out)
     gain, dtype = laws.checked_gain(name, gain), laws.checked_dtype(name, dtype)
     return laws.kernel("delta_orthogonal", checks.key(name, key), size, c_in, c_out, dtype, gain)
 

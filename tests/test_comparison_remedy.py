@@ -70,7 +70,7 @@ def test_remedies_compose():
         ("clip=leaf:-1", "max_norm.*-1"),
         ("clip=value:0.5:-1", "max_value > 0"),
         ("clip=autoclip:101", "percentile"),
-        ("clip=norm", "number of numbers.*0, expected 1"),
+        ("clip=norm", "another count of numbers.*0, expected 1"),
         ("clip=norm:one", "'one'"),
         ("clip", "lacks its value.*clip=norm:1"),
         ("lstm=1", "takes no value"),

@@ -73,7 +73,7 @@ def deep(**options):
         (
             lambda: Convolutional(3, 2, 1, depth=1, rngs=nnx.Rngs(0)),
             ValueError,
-            r"'c_out' is out of range; got 2.*c_in = 3",
+            r"'channels' is out of range; got 2, expected channels >= 3",
         ),
         (
             lambda: Convolutional(1, 2, 1, depth=1, rngs=nnx.Rngs(0)).chain(jnp.ones((2, 4, 4, 1))),
@@ -128,7 +128,7 @@ WIDE = [1.0, 1e39, 2.0]  # finite in float64 alone
         ),
         (lambda: deep(dtype=F32)(np.array([WIDE])), ValueError, "'inputs' leave the range of float32"),
         (lambda: deep(dtype=F32).chain(np.array(WIDE)), ValueError, "'inputs' leave the range of float32"),
-        (lambda: deep(dtype="float33"), TypeError, "'dtype' is no dtype; got 'float33'"),
+        (lambda: deep(dtype="float33"), TypeError, "'dtype' must be floating; got 'float33'"),
         (lambda: deep(dtype=jnp.int32), TypeError, "'dtype' must be floating; got int32"),
         (lambda: recurrent(dtype=jnp.complex64), TypeError, "'dtype' must be floating; got complex64"),
     ],
@@ -141,3 +141,17 @@ def test_what_leaves_the_dtype_is_refused_where_it_does(build, kind, pattern):
 def test_what_the_dtype_holds_is_taken():
     assert recurrent("elman", gain=1e30, dtype=F32).dtype == F32
     assert deep(bias_variance=1e60, dtype=F32).blocks[0]["b"].dtype == F32  # its root is what is used
+
+
+@pytest.mark.parametrize("law", ["gaussian", "he", "delta_orthogonal", "critical"])
+@pytest.mark.parametrize(
+    ("size", "kind", "text"),
+    [
+        (0, ValueError, "'kernel_size' is out of range; got 0"),
+        (1.5, TypeError, "'kernel_size' must be an integer; got 1.5"),
+        ((3, 3, 3), ValueError, r"'kernel_size' has the wrong length; got \(3, 3, 3\)"),
+    ],
+)
+def test_a_kernel_has_one_or_two_axes_by_every_law(law, size, kind, text):
+    with pytest.raises(kind, match=f"jacspec.models.Convolutional: argument {text}"):
+        Convolutional(1, 2, 3, depth=1, kernel_size=size, initialization=law, rngs=nnx.Rngs(0))

@@ -33,7 +33,7 @@ PROBES = {
     "no array": (training.SpectrumProbe(3), Scalar(chain=lambda x: x), "'model' returns no Jacobian chain; got .*Scalar"),
     "failing": (training.SpectrumProbe(3), Scalar(chain=lambda: 0), r"'model' fails when it is called.*shape \(5, 2\)"),
     "gradient": (training.GradientProbe(known()), Net(), "'model' has no Jacobian chain"),
-    "no read": (training.GradientProbe(known()), Chained(), r"has another chain than outputs; got 3 num.*needs a method read"),
+    "no read": (training.GradientProbe(known()), Chained(), r"has a chain that does not end in its outputs; got 3 num.*needs a method read"),
     "activity": (training.ActivityProbe(), Net(), "'model' has no activity; got Net"),
     "k": (training.SpectrumProbe(4), Chained(), r"'k' is out of range; got 4, expected 1\.\.3"),
     "transient": (training.SpectrumProbe(2, transient=9), Read(), "'transient'"),

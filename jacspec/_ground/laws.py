@@ -5,7 +5,9 @@ made in float32 at least and then cast.
 """
 
 import functools
+import inspect
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -39,8 +41,17 @@ def checked_dtype(function: str, dtype: Any) -> Any:
     except TypeError:
         kind = None
     if dtype is None or kind is None or not jnp.issubdtype(kind, jnp.floating):
-        raise TypeError(checks.message(function, "dtype", "must be floating", repr(dtype), "for example jnp.float32"))
+        got = repr(dtype) if dtype is None or kind is None else kind
+        raise TypeError(checks.message(function, "dtype", "must be floating", got, "for example jnp.float32"))
     return kind
+
+
+def check_options(function: str, kind: type, options: Mapping[str, Any]) -> None:
+    """Raise ValueError for options that the class does not have: those of its fields whose default is a value, not None."""
+    parameters = inspect.signature(kind).parameters.values()
+    known = [p.name for p in parameters if p.default not in (None, p.empty)]
+    for option in options:
+        checks.one_of(function, "options", option, known)
 
 
 def checked_gain(function: str, gain: Any, argument: str = "gain") -> float:
@@ -100,6 +111,28 @@ def _of_gain_one(law: str, key: Array, shape: tuple[int, ...], dtype: Any) -> Ar
 def noise(key: Array, n: int, dtype: Any, variance: float) -> Array:
     """(n,) independent normal numbers: the bias of mean-field theory."""
     return draw("gaussian", key, (n, 1), dtype, math.sqrt(variance))[:, 0]
+
+
+def checked_kernel_size(function: str, value: Any) -> tuple[int, ...]:
+    """The size of a kernel over one or two axes: (k,) or (k1, k2), or k for (k,).
+
+    Raises:
+        TypeError: for what is no integer.
+        ValueError: for another number of axes, or a size below 1.
+    """
+    size = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    if len(size) not in (1, 2):
+        raise ValueError(checks.message(function, "kernel_size", "has the wrong length", size, "1 or 2 integers"))
+    return tuple(checks.integer(function, "kernel_size", k, 1) for k in size)
+
+
+def check_channels(function: str, argument: str, law: str, c_in: int, c_out: int) -> None:
+    """Raise ValueError where a delta-orthogonal kernel has fewer channels out than in; `argument` is the name of c_out."""
+    if law == "delta_orthogonal" and c_out < c_in:
+        hint = "Fewer channels out than in cannot keep every direction."
+        raise ValueError(
+            checks.message(function, argument, "is out of range", c_out, f"{argument} >= {c_in}, the channels in", hint)
+        )
 
 
 def kernel(law: str, key: Array, size: tuple[int, ...], c_in: int, c_out: int, dtype: Any, gain: float = 1.0) -> Array:

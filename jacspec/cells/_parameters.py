@@ -1,6 +1,5 @@
-"""Shapes that the parameters of a cell must have, and those of the state and input it is given."""
+"""What cells share: `init`, the zero state, and checks of parameters, states and inputs."""
 
-import inspect
 from typing import Any, ClassVar, Self
 
 import jax
@@ -11,7 +10,7 @@ from jacspec._ground import checks, laws
 from jacspec._ground.arithmetic import matmul
 
 
-class Vector:
+class VectorCell:
     """A cell whose state is one vector."""
 
     W: Array
@@ -50,7 +49,7 @@ class Vector:
 
         Raises:
             TypeError: for arguments of the wrong type.
-            ValueError: for sizes, gains, names and options that there are not, and numbers beyond the range of dtype.
+            ValueError: for unknown names and options, and numbers out of range, in dtype too.
 
         Example:
             >>> import jax, jacspec as js
@@ -63,10 +62,7 @@ class Vector:
         checks.one_of(name, "initialization", initialization, laws.LAWS)
         dtype, gain = laws.checked_dtype(name, dtype), laws.checked_gain(name, gain)
         input_gain = laws.checked_gain(name, input_gain, "input_gain")
-        parameters = inspect.signature(cls).parameters.values()
-        known = [p.name for p in parameters if p.default not in (None, p.empty)]  # not W, U and b
-        for option in options:
-            checks.one_of(name, "options", option, known)
+        laws.check_options(name, cls, options)
         lead = () if cls.gate_count is None else (cls.gate_count,)
         b = jnp.zeros((*lead, n), dtype)
         if forget_bias is not None:
@@ -86,7 +82,7 @@ class Vector:
         return jnp.zeros(self.W.shape[-1], self.W.dtype)
 
 
-class Pair(Vector):
+class PairCell(VectorCell):
     """A cell whose state is a tuple of two vectors."""
 
     def initial_state(self, x: Any = None) -> tuple[Array, Array]:  # type: ignore[override]

@@ -13,7 +13,7 @@ from jacspec.operators import Scaled
 
 
 @pytree
-class Elman(_parameters.Vector):
+class Elman(_parameters.VectorCell):
     """h_t = f(W h_{t-1} + U x_t + b), with J_t = diag(f'(a_t)) W.
 
     Args:

@@ -86,7 +86,7 @@ class ResetBefore:
 
 
 @pytree
-class GRU(_parameters.Vector):
+class GRU(_parameters.VectorCell):
     """A gated recurrent unit: h' = (1 - z) n + z h (reset after) or h' = (1 - z) h + z n (reset before).
 
     The update gate z **keeps** the state in the form ``"reset_after"`` (Flax, PyTorch, cuDNN) and **replaces** it in

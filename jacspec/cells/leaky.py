@@ -17,7 +17,7 @@ from jacspec.operators import GatedSum
 
 
 @pytree
-class LeakyElman(_parameters.Vector):
+class LeakyElman(_parameters.VectorCell):
     """h_t = (1 - alpha) h_{t-1} + alpha f(W h_{t-1} + U x_t + b), with J_t = diag(1 - alpha) + diag(alpha f'(a_t)) W.
 
     Args:

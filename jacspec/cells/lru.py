@@ -138,7 +138,8 @@ class LRU:
         m, n = checks.integer(name, "inputs", inputs, 0), checks.integer(name, "units", units, 1)
         input_gain = laws.checked_gain(name, input_gain, "input_gain")
         values = ring(name, keys, n, m, laws.checked_dtype(name, dtype), input_gain, r_min=r_min, r_max=r_max)
-        checks.finite(name, "B", values["B"])
+        for field, value in values.items():
+            checks.finite(name, field, value)
         return cls(**values)
 
     def initial_state(self, x: Array | None = None) -> tuple[Array, Array]:
@@ -198,9 +199,11 @@ def ring(
     r_max = checks.plain_number(name, "r_max", r_max, text, lambda r: 0 <= r <= 1)
     if not r_min < r_max < 1:
         raise ValueError(checks.message(name, "r_max", "is out of range", r_max, f"r_min = {r_min} < r_max < 1"))
-    low = max(r_min**2, float(jnp.finfo(dtype).tiny))
-    square = jax.random.uniform(keys[0], (n,), dtype, low, r_max**2)
+    wide = laws.wide(dtype)
+    low = max(r_min**2, float(jnp.finfo(wide).tiny))
+    square = jax.random.uniform(keys[0], (n,), wide, low, r_max**2)
     nu = jnp.log(-jnp.log(square) / 2)
-    theta = jax.random.uniform(keys[1], (n,), dtype, 0, 2 * jnp.pi)
+    theta = jax.random.uniform(keys[1], (n,), wide, 0, 2 * jnp.pi)
     B = laws.draw("gaussian", keys[2], (2, n, m), dtype, gain / 2**0.5) if m else None  # E abs(B_ij)^2 = gain^2 / m
-    return {"nu": nu, "theta": theta, "B": B, "gamma": LRU(nu, theta).normalization}
+    drawn = {"nu": nu, "theta": theta, "gamma": LRU(nu, theta).normalization}
+    return {"B": B, **{name: value.astype(dtype) for name, value in drawn.items()}}

@@ -129,7 +129,7 @@ class FourTerm:
 
 
 @pytree
-class LSTM(_parameters.Pair):
+class LSTM(_parameters.PairCell):
     """c_t = f c_{t-1} + i g, h_t = o tanh(c_t), with the full Jacobian of the state (c, h).
 
     The state is the tuple (c, h), the cell state first; flat it has 2n numbers in that order.

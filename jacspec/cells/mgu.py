@@ -23,7 +23,7 @@ GATES = ("forget", "candidate")
 
 
 @pytree
-class MGU(_parameters.Vector):
+class MGU(_parameters.VectorCell):
     """h' = (1 - f) n + f h with one gate f, as in `flax.linen.MGUCell`: f keeps.
 
     Args:

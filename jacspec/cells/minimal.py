@@ -21,7 +21,7 @@ from jacspec.operators import GatedSum
 
 
 @pytree
-class MinimalRNN(_parameters.Vector):
+class MinimalRNN(_parameters.VectorCell):
     """h_t = u_t h_{t-1} + (1 - u_t) z_t, with J_t = diag(u) + diag((h_{t-1} - z) u') W: the gate u keeps.
 
     Args:

@@ -92,7 +92,7 @@ def _clip(word: str, value: str) -> tuple[str, tuple[float, ...]]:
     make, fewest, most = CLIPS[kind]
     if not fewest <= len(rest) <= most:
         want = f"{fewest} to {most}" if fewest < most else f"{fewest}"
-        raise refused(word, "has the wrong number of numbers", f"{len(rest)}", want)
+        raise refused(word, "takes another count of numbers", f"{len(rest)}", want)
     numbers = []
     for text in rest:
         try:

@@ -41,7 +41,7 @@ SEARCH_BATCHES = 4
 """Batches in the fixed sample that training without gradients judges on: one batch alone would be learned by heart."""
 
 DEEPEST = 10_000
-"""Most layers that are taken: each is compiled by itself."""
+"""Most layers that are taken: those of a recurrent stack are compiled one by one."""
 
 FLOSSED_SHARE = 5
 """Flossing before training takes one update in so many."""
@@ -64,7 +64,7 @@ class Plan:
         remedy: what is changed.
         task: the task as it is.
         arguments: of the model, `jacspec.models.Recurrent` or `Deep`.
-        deep: which of them.
+        deep: True for `Deep`.
         learning_rate: of gradient descent.
         rule: "sgd" or "adam".
         updates: number of them, or of the generations of a search.

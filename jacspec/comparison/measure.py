@@ -1,4 +1,4 @@
-"""How gradients travel through a network, in two numbers: a probe for `jacspec.training`.
+"""How gradients travel through a network, in leading exponents and a slope: a probe for `jacspec.training`.
 
 The chain runs over time, or over the hidden layers of equal width of a deep network.
 """
@@ -73,7 +73,7 @@ class Measure:
 
     def _over_depth(self, model: Any, x: Array, batch: Batch) -> tuple[JacobianChain, Array]:
         """The chain from the first layer to the readout at x, (T, features) or a whole batch, and dE/dh at its end."""
-        vectors = x.reshape(len(x), -1) if x.ndim == 3 else x.ravel()
+        vectors = jax.vmap(model.entry)(x) if x.ndim == 3 else model.entry(x)
         first, *hidden, head = model.layers(vectors)
         start = first(vectors)
         if not hidden:

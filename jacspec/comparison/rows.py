@@ -122,7 +122,7 @@ def _by_gradients(plan: Plan, seeds: range, held_out: int) -> dict[str, np.ndarr
 
 
 def _clip_rate(history: dict[str, np.ndarray]) -> float:
-    """The share of all updates that were clipped, from that of each dispatch."""
+    """The share of all updates that were clipped, from that between two records."""
     counts, rates = np.diff(history["update"]), history["clip_rate"][1:]
     done = counts > 0
     return float(np.average(rates[done], weights=counts[done])) if done.any() else np.nan

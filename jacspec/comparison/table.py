@@ -245,7 +245,7 @@ class Comparison:
         task: its name.
         baseline: loss of the trivial predictor.
         chance: fraction of sequences that it gets wrong.
-        settings: what all rows share.
+        settings: width, depth, updates, batch, learning_rate, optimizer, seeds and first_seed, which all rows share.
         rows: in the order of the remedies.
     """
 
@@ -256,17 +256,17 @@ class Comparison:
     rows: tuple[Row, ...]
 
     def summaries(self) -> list[Summary]:
-        """One line a row."""
+        """One line a remedy."""
         return [summarize(row, self.baseline) for row in self.rows]
 
     def table(self) -> Any:
-        """For `rich.print`."""
+        """The summaries, as an object that `rich.print` draws."""
         return Terminal(self)
 
     def write_csv(self, path: str | os.PathLike) -> Path:
-        """One line a row."""
+        """Write `summaries` as CSV; the path. OSError where it cannot be written."""
         return write_csv(self, path)
 
     def write_json(self, path: str | os.PathLike) -> Path:
-        """Everything."""
+        """Write settings, summaries and all runs as JSON; the path. OSError where it cannot be written."""
         return write_json(self, path)

@@ -1,7 +1,6 @@
-"""Checks of the parameters of a layer and of the state that it is given."""
+"""What layers share: `init`, and checks of parameters and states."""
 
 import abc
-import inspect
 import math
 from typing import Any, Self
 
@@ -30,8 +29,7 @@ class Weighted(abc.ABC):
     ) -> Self:
         """A random layer: weights W (m, n) Gaussian and bias b (m,) zero, unless said otherwise.
 
-        A `WeightNorm` gets the directions of W and g the lengths of its rows, so that its weights are W. A `CosineNorm` gets
-        the directions, and g = 1.
+        A `WeightNorm` gets V = W and g the lengths of its rows, so that its weights are W. A `CosineNorm` gets W and g = 1.
 
         Args:
             key: a JAX key.
@@ -45,7 +43,7 @@ class Weighted(abc.ABC):
 
         Raises:
             TypeError: for arguments of the wrong type.
-            ValueError: for sizes, names, options and numbers that there are not, or beyond the range of dtype.
+            ValueError: for unknown names and options, and numbers out of range, in dtype too.
 
         Example:
             >>> import jax, jacspec as js
@@ -54,10 +52,7 @@ class Weighted(abc.ABC):
             >>> js.layers.WeightNorm.init(jax.random.key(0), 3, 8)
             WeightNorm(V=float32[8,3], g=float32[8], b=float32[8], activation='linear')
         """
-        parameters = inspect.signature(cls).parameters.values()
-        known = [p.name for p in parameters if p.default not in (None, p.empty)]  # not the weights
-        for option in options:
-            checks.one_of(f"layers.{cls.__name__}.init", "options", option, known)
+        laws.check_options(f"layers.{cls.__name__}.init", cls, options)
         W, b = drawn(cls.__name__, key, inputs, units, initialization, gain, bias_variance, dtype)
         return cls._of_weights(W, b, **options)
 
@@ -156,11 +151,9 @@ def drawn(
     if kernel_size is None:
         W = laws.draw(initialization, at_W, (m, n), dtype, gain)
     else:
-        if initialization == "delta_orthogonal" and m < n:
-            hint = "Fewer channels out than in cannot keep every direction."
-            raise ValueError(checks.message(name, "units", "is out of range", m, f"units >= inputs = {n}", hint))
+        laws.check_channels(name, "units", initialization, n, m)
         W = laws.kernel(initialization, at_W, kernel_size, n, m, dtype, gain)
     b = laws.noise(at_b, m, dtype, variance) if variance else jnp.zeros(m, dtype)
-    checks.finite(name, "W", W)
+    checks.finite(name, "W" if kernel_size is None else "kernel", W)
     checks.finite(name, "b", b)
     return W, b

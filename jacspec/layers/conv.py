@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jacspec import activations
-from jacspec._ground import checks
+from jacspec._ground import checks, laws
 from jacspec._ground.pytree import pytree, static
 from jacspec.activations import Activation
 from jacspec.layers import _parameters
@@ -188,10 +188,7 @@ class Conv:
             (3, 3, 3, 8)
         """
         name = "layers.Conv.init"
-        size = kernel_size if isinstance(kernel_size, (tuple, list)) else (kernel_size,)
-        if len(size) not in (1, 2):
-            raise ValueError(checks.message(name, "kernel_size", "has the wrong length", size, "1 or 2 integers"))
-        size = tuple(checks.integer(name, "kernel_size", k, 1) for k in size)
+        size = laws.checked_kernel_size(name, kernel_size)
         kernel, b = _parameters.drawn(
             "Conv", key, inputs, units, initialization, gain, bias_variance, dtype, kernel_size=size
         )

@@ -12,13 +12,21 @@ from jacspec.operators import Diagonal
 
 @pytree
 class Elementwise:
-    """h' = f(h), J = diag(f'(h)): an activation that follows no layer which could take it in.
+    """h' = f(h), J = diag(f'(h)): an activation by itself, where no layer stands before it.
 
     Attributes:
         activation: a name of the table or an `Activation`.
+
+    Raises:
+        TypeError: for an activation without a derivative.
+        ValueError: for an unknown one.
     """
 
     activation: str | Activation = static()
+
+    def __post_init__(self):
+        """Check the name of the activation."""
+        activations.get(self.activation, function="layers.Elementwise")
 
     def __call__(self, h: Array, x: Any = None) -> Array:
         """f(h), of the shape of h; x is not used."""

@@ -40,6 +40,6 @@ def over_depth(chain: JacobianChain, *batch: int) -> list[dict[str, Array]]:
 
 
 def _slope(factors: dict[str, Array]) -> dict[str, Array]:
-    """The slope among the factors of a Jacobian, if it has one; that of a linear part beside it is 1."""
+    """The product of the slopes of a Jacobian, if it has any; those of linear parts are 1."""
     found = [a for name, a in factors.items() if name.split()[-1].rstrip("'") == "slope"]
     return {"slope": math.prod(found[1:], start=found[0].reshape(found[-1].shape))} if found else {}

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from jacspec import activations, initializers, layers
+from jacspec import activations, layers
 from jacspec._ground import checks, laws
 from jacspec._ground.pytree import pytree
 from jacspec.activations import Activation
@@ -83,13 +83,15 @@ class Convolutional(nnx.Module):
         rngs: nnx.Rngs,
     ):
         name = "models.Convolutional"
-        dtype = weights.floating(name, dtype)
+        dtype = laws.checked_dtype(name, dtype)
         checks.one_of(name, "initialization", initialization, LAWS)
         activations.get(activation, function=name)
         depth = checks.integer(name, "depth", depth, 1)
         self.channels_in = checks.integer(name, "channels_in", channels_in, 1)
         channels = checks.integer(name, "channels", channels, 1)
-        size = kernel_size if isinstance(kernel_size, (tuple, list)) else (kernel_size,) * 2
+        size = laws.checked_kernel_size(name, (kernel_size,) * 2 if isinstance(kernel_size, int) else kernel_size)
+        law = "delta_orthogonal" if initialization == "critical" else initialization
+        laws.check_channels(name, "channels", law, self.channels_in, channels)
         self.axes, self.activation, self.dtype = len(size), activation, dtype
 
         rngs = weights.streams(name, rngs)
@@ -98,7 +100,7 @@ class Convolutional(nnx.Module):
         gain = weights.critical_gain(name, initialization, gain, activation, bias_variance=variance)
         self.blocks = nnx.List([])
         for c in (self.channels_in, *(channels,) * (depth - 1)):
-            kernel = _kernel(initialization, rngs.params(), tuple(size), c, channels, dtype, gain)
+            kernel = laws.kernel(law, rngs.params(), size, c, channels, dtype, gain)
             bias = laws.noise(rngs.params(), channels, dtype, variance)
             self.blocks.append(nnx.Dict(kernel=nnx.Param(kernel), b=nnx.Param(bias)))
         W = weights.draw("gaussian", rngs.params(), (checks.integer(name, "outputs", outputs, 1), channels), dtype, 1.0)
@@ -163,10 +165,3 @@ class Convolutional(nnx.Module):
         shape = (*batch, *(None,) * self.axes, self.channels_in)
         names = ("batch",) * len(batch) + ("H", "W")[: self.axes] + (str(self.channels_in),)
         return weights.inputs("models.Convolutional", inputs, shape, f"({', '.join(names)})", self.dtype)
-
-
-def _kernel(law: str, key: Array, size: tuple[int, ...], c_in: int, c_out: int, dtype: Any, gain: float) -> Array:
-    """K, (*size, c_in, c_out)."""
-    if law in ("delta_orthogonal", "critical"):
-        return initializers.delta_orthogonal(key, size, c_in, c_out, dtype, gain=gain)
-    return laws.kernel(law, key, size, c_in, c_out, dtype, gain)

@@ -95,7 +95,7 @@ class Deep(nnx.Module):
         rngs: nnx.Rngs,
     ):
         name = "models.Deep"
-        dtype = weights.floating(name, dtype)
+        dtype = laws.checked_dtype(name, dtype)
         checks.one_of(name, "kind", kind, ("plain", "residual"))
         checks.one_of(name, "normalization", normalization, (None, *OF_STATES, *OF_WEIGHTS))
         checks.one_of(name, "position", position, ("before", "after"))
@@ -158,7 +158,7 @@ class Deep(nnx.Module):
         return self.normalization == "batch" and not self.use_running_average
 
     def _affine(self, p: dict[str, Array], activation: str | Activation = "linear") -> Any:
-        """f(W h + b), the weights normalized where they are."""
+        """f(W h + b), with weight or cosine normalization if the model has it."""
         if "g" not in p:
             return layers.Dense(p["W"], p["b"], activation)
         if self.normalization == "weight":

@@ -15,7 +15,7 @@ from flax import nnx
 from jax import Array, lax
 
 from jacspec import activations, cells, initializers, layers
-from jacspec._ground import checks
+from jacspec._ground import checks, laws
 from jacspec._ground.arithmetic import matmul
 from jacspec._ground.pytree import pytree, static
 from jacspec.activations import Activation
@@ -84,8 +84,8 @@ class WithOutput:
 class Recurrent(nnx.Module):
     """Cells of one kind, stacked, with a linear readout.
 
-    Parameters: ``cells[l]`` (those of the cell, by its names), ``head`` (W, b), and ``embedding`` (E). Input weights and
-    the readout are Gaussian of variance gain^2 / n_in and biases 0 unless said otherwise.
+    Parameters: ``cells[l]`` (those of the cell, by its names), ``head`` (W, b), and ``embedding`` (E). Input weights
+    are Gaussian of variance input_gain^2 / n_in, readout and E of 1 / n_in, and biases 0 unless said otherwise.
 
     Args:
         cell: "elman", "leaky_elman", "lstm", "gru", "mgu", "minimal_rnn" or "lru".
@@ -144,7 +144,7 @@ class Recurrent(nnx.Module):
         **options: Any,
     ):
         name = "models.Recurrent"
-        dtype = weights.floating(name, dtype)
+        dtype = laws.checked_dtype(name, dtype)
         checks.one_of(name, "cell", cell, FAMILIES)
         checks.one_of(name, "readout", readout, ("every", "last"))
         sizes = {"features": features, "width": width, "outputs": outputs, "depth": depth}

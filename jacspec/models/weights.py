@@ -58,21 +58,6 @@ def number(
     return found
 
 
-def floating(function: str, dtype: Any) -> Any:
-    """A dtype for parameters.
-
-    Raises:
-        TypeError: if it is no dtype, or not floating.
-    """
-    try:
-        found = jnp.dtype(dtype)
-    except TypeError as error:
-        raise TypeError(checks.message(function, "dtype", "is no dtype", repr(dtype), "say jnp.float32")) from error
-    if not jnp.issubdtype(found, jnp.floating):
-        raise TypeError(checks.message(function, "dtype", "must be floating", found, "say jnp.float32"))
-    return found
-
-
 def finite(function: str, model: nnx.Module) -> None:
     """Refuse a model whose numbers left the range of their dtype while it was made.
 

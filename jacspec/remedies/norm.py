@@ -54,7 +54,7 @@ def magnitude(value: Array | float, dtype: Any) -> Norm:
 
 
 def beyond(exponent: Array, dtype: Any) -> Array:
-    """By how much an exponent lies too near to the ends of the dtype: a change of 1 survives the division by what is left."""
+    """What an exponent exceeds +-(maxexp - nmant - 5) by: short of that, 1 / 2^exponent keeps all its digits."""
     info = jnp.finfo(dtype)
     most = int(info.maxexp) - int(info.nmant) - 5
     return exponent - jnp.clip(exponent, -most, most)

@@ -208,7 +208,7 @@ class Program:
         return record
 
     def settled(self, state: State, metric: Array) -> State:
-        """The state with the status that the fraction wrong gives it."""
+        """The state, `SOLVED` where few enough held-out sequences are wrong."""
         solved = (state.status == RUNNING) & (metric <= self.options.success)
         return dataclasses.replace(state, status=jnp.where(solved, SOLVED, state.status))
 

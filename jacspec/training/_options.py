@@ -15,15 +15,12 @@ from jacspec.tasks import Task
 HELD_OUT = 1000
 """Held-out sequences, where the task does not have fewer: the fraction wrong is then known to 0.016 or better."""
 
-LARGEST_COUNT = 2**31 - 1
-"""Updates, rejections and rows are counted on the device, in int32."""
-
 RECORDED = {"recorded": True}
 """Marks options that decide the numbers of a training and are no functions: the log and the checkpoint hold them."""
 
 
 def _count(least: int) -> Any:
-    """A field for an integer in least..LARGEST_COUNT."""
+    """A field for an integer in least..checks.INT32_MAX."""
     return dataclasses.field(metadata=RECORDED | {"least": least})
 
 
@@ -75,9 +72,9 @@ def checked(name: str, options: dict[str, Any], task: Task, optimizer: Any) -> O
         raise TypeError(checks.message(name, "optimizer", "is none", got, want, hint))
     for field in FIELDS:
         if (least := field.metadata.get("least")) is not None:
-            checks.integer(name, field.name, getattr(o, field.name), least, LARGEST_COUNT)
+            checks.integer(name, field.name, getattr(o, field.name), least, checks.INT32_MAX)
     held_out = min(task.held_out or HELD_OUT, HELD_OUT) if o.held_out is None else o.held_out
-    held_out = max(checks.integer(name, "held_out", held_out, 1, LARGEST_COUNT), o.batch)
+    held_out = max(checks.integer(name, "held_out", held_out, 1, checks.INT32_MAX), o.batch)
     if not isinstance(o.probes, Sequence):
         hint = "Put a single one into a list."
         raise TypeError(

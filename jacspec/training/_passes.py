@@ -14,9 +14,10 @@ from flax import nnx
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from jacspec._ground.arithmetic import norms, rescale
+from jacspec._ground.arithmetic import norms
 from jacspec.chain import JacobianChain, series
 from jacspec.questions.gradients import Adjoints, adjoints
+from jacspec.remedies.norm import norm
 from jacspec.tasks import Batch, Task
 from jacspec.training import reading
 
@@ -176,12 +177,5 @@ def _largest(directions: Any) -> np.ndarray:
 
 def _grown(states: Any, gradients: Any) -> dict[str, np.ndarray]:
     """The log norms of the states, NaN where they are not finite, and those of the gradients."""
-    sizes = [float(rescale(h[:, None])[1][0] + log) for h, log in map(_scaled_to_one, _flat(states))]
+    sizes = [float(norm([h]).log) for h in _flat(states)]
     return {"state_log_norms": np.asarray(sizes), "gradient_log_norms": np.asarray(gradients)}
-
-
-def _scaled_to_one(h: Array) -> tuple[Array, Array]:
-    """A vector of largest entry 1, whose norm cannot overflow, and the log of what it was divided by."""
-    top = jnp.max(jnp.abs(h))
-    top = jnp.where(top > 0, top, 1)
-    return h / top, jnp.log(top)

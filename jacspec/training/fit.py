@@ -29,10 +29,10 @@ class Fit:
     Attributes:
         model: the trained model; after an explosion the last finite one.
         optimizer_state: for `jacspec.remedies.clip_report` and `reject_report`.
-        history: arrays over the dispatches, the first before any update. ``update``: updates done; ``loss`` and
+        history: arrays over the records, the first before any update. ``update``: updates done; ``loss`` and
             ``metric``: held-out loss, and fraction of the held-out sequences that are wrong; ``training_loss``,
-            ``gradient_norm`` and ``clip_rate``: means over the updates of the dispatch, NaN before the first and the
-            last NaN if nothing clips; ``log_gradient_norm``: the largest, nats, right beyond the range of floating
+            ``gradient_norm`` and ``clip_rate``: means over the updates since the record before, NaN in the first;
+            the last NaN, too, where nothing clips; ``log_gradient_norm``: the largest, nats, right beyond the range of floating
             point; ``rejected``: updates rejected so far; ``seconds``: so far; and whatever the probes return.
         status: "finished", "solved", "stopped" (by the callback) or "exploded".
         updates: number done.
@@ -40,7 +40,7 @@ class Fit:
         loss: the last held-out loss.
         metric: the last fraction of held-out sequences wrong.
         trace: where the explosion began, or None.
-        seconds: wall time; before an interruption included.
+        seconds: wall time, that before an interruption included.
         seed: of the data.
     """
 
@@ -81,7 +81,7 @@ def fit(
     checkpoint: str | os.PathLike | None = None,
     progress: bool = False,
 ) -> Fit:
-    """Train a model on a task: many updates in one compiled loop, probes between two loops, and a stop that is traced.
+    """Train a model on a task: many updates in one compiled loop, probes between two loops, and a trace of an explosion.
 
         loss = task.loss + regularizer,    theta <- theta + optimizer(d loss / d theta)
 

@@ -62,15 +62,15 @@ class SpectrumProbe:
     """The leading k Lyapunov exponents or log singular values of the chain, means over examples.
 
     Over time they are those of the hidden state from the zero state on; over depth those between the first hidden layer
-    and the last. With BatchNorm in training mode the state is the whole batch. Of another model than those of
-    `jacspec.models` they are those of its whole chain, over time if it has ``read``. NaN where a value is not
-    resolved for one of the examples.
+    and the last. With BatchNorm in training mode the state is the whole batch. For a model of one's own: of its whole chain,
+    or what its ``hidden_chain`` leaves of it; over time if it has ``read``. NaN where a value is not resolved for one of the
+    examples.
 
     Args:
         k: how many.
         examples: sequences to average over.
         quantity: "lyapunov_exponents" (nats per step), "log_singular_values" (nats), "both", or "auto": exponents over
-            time, singular values over depth, where the exponents have no limit to be of.
+            time, singular values over depth, where there is no limit of many steps.
         transient: steps to leave out of the exponents.
 
     Raises:

@@ -26,7 +26,7 @@ class Model(Protocol):
 
 
 class ChainModel(Model, Protocol):
-    """What `SpectrumProbe` and `GradientProbe` need beside; of any object, in any training loop.
+    """What `SpectrumProbe` and `GradientProbe` need besides; any object may have it, in any training loop.
 
     Further members are used where a model has them: ``entry(x)``, one example of a task in the form that ``chain`` takes (as
     it is, where missing); ``joint``, True while the examples of a batch act on one another, so that the batch is one state

@@ -60,9 +60,9 @@ def over_time(model: Any) -> bool:
     return callable(getattr(model, "read", None))
 
 
-def has_method(model: Any, *names: str) -> bool:
-    """Whether the class of a model has one of these methods; an attribute of that name, such as a layer, is none."""
-    return any(callable(getattr(type(model), name, None)) for name in names)
+def has_method(model: Any, name: str) -> bool:
+    """Whether the class of a model has this method; an attribute of that name, such as a layer, is none."""
+    return callable(getattr(type(model), name, None))
 
 
 def accepts(f: Callable, *arguments: Any, **named: Any) -> bool:
@@ -122,7 +122,7 @@ def agrees(name: str, model: Any, states: State, y: Array) -> Array:
     if found.size != y.size:
         hint = "Over time the model needs a method read(h) -> outputs, (outputs,)."
         got, want = f"{found.size} numbers at the end of the chain", f"the {y.size} outputs"
-        raise TypeError(checks.message(name, "model", "has another chain than outputs", got, want, hint))
+        raise TypeError(checks.message(name, "model", "has a chain that does not end in its outputs", got, want, hint))
     tolerance = float(jnp.finfo(y.dtype).eps) ** 0.5
     return jnp.allclose(found, y.ravel(), rtol=tolerance, atol=tolerance * jnp.max(jnp.abs(y)))
 

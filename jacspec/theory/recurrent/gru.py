@@ -75,7 +75,7 @@ def gru(
         >>> round(float(net.second_moment), 4), round(float(net.chi), 4)
         (0.1163, 1.4291)
     """
-    name = "theory.gru"
+    name = "theory.recurrent.gru"
     theta = _parameters(name, reset_bias, update_bias, input_variance, bias_variance, hidden_bias_variance, form)
     weights = _gates.per_gate(name, "weight_variance", weight_variance, GATES, positive=True)
     return _solve((weights, *theta), form)
@@ -120,7 +120,7 @@ def gru_critical(
         >>> round(float(line.weight_variance), 1), round(float(line.silent), 1), bool(line.continuous)
         (22.1, 25.7, False)
     """
-    name = "theory.gru_critical"
+    name = "theory.recurrent.gru_critical"
     theta = _parameters(name, reset_bias, update_bias, input_variance, bias_variance, hidden_bias_variance, form)
     ratio = _gates.per_gate(name, "ratio", ratio, GATES, positive=True)
     return _critical((ratio, *theta), form)
@@ -233,7 +233,7 @@ def minimal_rnn(
         >>> round(float(net.second_moment), 4), round(float(net.chi), 4)
         (0.232, 0.4266)
     """
-    name = "theory.minimal_rnn"
+    name = "theory.recurrent.minimal_rnn"
     theta = (
         _domain.positive(name, "weight_variance", weight_variance),
         _gates.finite(name, "update_bias", update_bias),

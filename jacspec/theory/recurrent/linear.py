@@ -29,7 +29,7 @@ def lru_exponents(nu: Any) -> Array:
         >>> round(float(lru_exponents(-2.0)), 6)
         -0.135335
     """
-    return -jnp.exp(_domain.within("theory.lru_exponents", "nu", nu, lambda v: ~jnp.isnan(v), "no NaN"))
+    return -jnp.exp(_domain.within("theory.recurrent.lru_exponents", "nu", nu, lambda v: ~jnp.isnan(v), "no NaN"))
 
 
 def lru_nu(u: Any, r_min: Any = 0.0, r_max: Any = 1.0) -> Array:
@@ -53,7 +53,7 @@ def lru_nu(u: Any, r_min: Any = 0.0, r_max: Any = 1.0) -> Array:
         >>> round(float(lru_nu(0.5, 0.9, 0.999)), 6)
         -2.986521
     """
-    name = "theory.lru_nu"
+    name = "theory.recurrent.lru_nu"
     u = _domain.within(name, "u", u, lambda v: (v > 0) & (v < 1), "0 < u < 1")
     low, high = _ring(name, r_min, r_max, closed=True)
     return jnp.log(-0.5 * jnp.log(u * (high - low) * (high + low) + low**2))
@@ -82,7 +82,7 @@ def lru_gain(r_min: Any, r_max: Any) -> Array:
         >>> round(float(lru_gain(0.9, 0.99)), 4)
         13.2646
     """
-    low, high = _ring("theory.lru_gain", r_min, r_max, closed=False)
+    low, high = _ring("theory.recurrent.lru_gain", r_min, r_max, closed=False)
     room = (1 - high) * (1 + high)
     z = (high - low) * (high + low) / room
     small, large = jnp.minimum(z, 0.1), jnp.maximum(z, 0.1)  # ln(1 + z) / z in powers of z, and as it is
@@ -118,7 +118,7 @@ def ar1_second_moment(decay: Any, correlation: Any = 0.0) -> Array:
         >>> round(float(ar1_second_moment(0.95, 0.6)), 3)
         37.448
     """
-    l, rho = _decays("theory.ar1_second_moment", decay, correlation)
+    l, rho = _decays("theory.recurrent.ar1_second_moment", decay, correlation)
     below, above = (1 - rho) + rho * (1 - l), (1 + rho) - rho * (1 - l)  # 1 -+ rho l
     return above / (below * (1 - l) * (1 + l))
 
@@ -147,7 +147,7 @@ def ar1_sensitivity(decay: Any, correlation: Any = 0.0) -> Array:
         >>> round(float(ar1_sensitivity(0.95)), 2)
         2052.63
     """
-    l, rho = _decays("theory.ar1_sensitivity", decay, correlation)
+    l, rho = _decays("theory.recurrent.ar1_sensitivity", decay, correlation)
     room = (1 - l) * (1 + l)
     total = ((1 - l) ** 2 + 2 * l * (1 + rho)) * room + l**2 * (1 + l**2) * (1 - rho) * (1 + rho)
     return total * (1 / room) ** 3 * (1 / ((1 - rho) + rho * (1 - l))) ** 2
@@ -184,6 +184,6 @@ def irnn_exponents(h: Any, scale: Any = 1.0) -> Array:
         >>> irnn_exponents([0.3, 0.0]).tolist()
         [0.0, -inf]
     """
-    h = _domain.within("theory.irnn_exponents", "h", h, lambda v: ~jnp.isnan(v), "no NaN")
-    scale = _domain.positive("theory.irnn_exponents", "scale", scale)
+    h = _domain.within("theory.recurrent.irnn_exponents", "h", h, lambda v: ~jnp.isnan(v), "no NaN")
+    scale = _domain.positive("theory.recurrent.irnn_exponents", "scale", scale)
     return jnp.where(jnp.isnan(h), jnp.nan, jnp.where(h > 0, jnp.log(scale), -jnp.inf))

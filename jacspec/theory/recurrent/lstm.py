@@ -72,7 +72,7 @@ def lstm(
         >>> round(float(net.second_moment), 4), round(float(net.chi), 4)
         (0.0148, 1.0478)
     """
-    name = "theory.lstm"
+    name = "theory.recurrent.lstm"
     theta = _parameters(name, input_bias, forget_bias, output_bias, input_variance, bias_variance)
     weights = _gates.per_gate(name, "weight_variance", weight_variance, GATES, positive=True)
     return _solve((weights, *theta))
@@ -114,7 +114,7 @@ def lstm_critical(
         >>> round(float(lstm_critical(forget_bias=1.0).weight_variance), 4)
         7.4489
     """
-    name = "theory.lstm_critical"
+    name = "theory.recurrent.lstm_critical"
     theta = _parameters(name, input_bias, forget_bias, output_bias, input_variance, bias_variance)
     return _critical((_gates.per_gate(name, "ratio", ratio, GATES, positive=True), *theta))
 

@@ -38,7 +38,7 @@ def leaky_origin_spectrum(u: Any, gain: Any, leak: Any = 1.0) -> Array:
         >>> [round(float(leaky_origin_spectrum(0.5, 0.9, d)), 4) for d in (1.0, 0.5, 0.0)]
         [-0.4519, -1.1424, -1.0]
     """
-    name = "theory.leaky_origin_spectrum"
+    name = "theory.recurrent.leaky_origin_spectrum"
     gain = _domain.positive(name, "gain", gain)
     leak = _domain.within(name, "leak", leak, lambda v: (v >= 0) & (v <= 1), "0 <= leak <= 1")
     u = _fraction(name, u)
@@ -73,7 +73,7 @@ def gru_origin_spectrum(u: Any, weight_variance: Any, *, reset_bias: Any = 0.0, 
         >>> round(float(gru_origin_spectrum(1e-9, 9.0, keep_bias=3.0)), 4)
         0.0234
     """
-    name = "theory.gru_origin_spectrum"
+    name = "theory.recurrent.gru_origin_spectrum"
     sigma = jnp.sqrt(_domain.positive(name, "weight_variance", weight_variance))
     keep, reset = _gates.finite(name, "keep_bias", keep_bias), _gates.finite(name, "reset_bias", reset_bias)
     radius = jax.nn.sigmoid(-keep) * jax.nn.sigmoid(reset) * sigma
@@ -108,7 +108,7 @@ def lstm_origin_spectrum(
         >>> round(float(lstm_origin_spectrum(1e-9, 9.0)), 3)
         0.223
     """
-    name = "theory.lstm_origin_spectrum"
+    name = "theory.recurrent.lstm_origin_spectrum"
     sigma = jnp.sqrt(_domain.positive(name, "weight_variance", weight_variance))
     biases = {"input_bias": input_bias, "forget_bias": forget_bias, "output_bias": output_bias}
     i, f, o = (_gates.finite(name, argument, value) for argument, value in biases.items())

@@ -94,9 +94,9 @@ def rate_network(gain: Any, *, activation: str | Activation = "tanh", input_vari
         >>> [round(float(v), 6) for v in (net.q, net.leading, net.mean)]
         [6.305391, 0.310249, -2.272805]
     """
-    phi = activations.get(activation, function="theory.rate_network")
-    gain = _domain.positive("theory.rate_network", "gain", gain)
-    variance = _domain.nonnegative("theory.rate_network", "input_variance", input_variance)
+    phi = activations.get(activation, function="theory.recurrent.rate_network")
+    gain = _domain.positive("theory.recurrent.rate_network", "gain", gain)
+    variance = _domain.nonnegative("theory.recurrent.rate_network", "input_variance", input_variance)
     return _network((gain, variance), phi)
 
 
@@ -129,7 +129,7 @@ def rate_spectrum(
         >>> [round(float(v), 4) for v in rate_spectrum([0.0025, 0.5025], 3.0)]
         [0.306, -1.4316]
     """
-    name = "theory.rate_spectrum"
+    name = "theory.recurrent.rate_spectrum"
     phi = activations.get(activation, function=name)
     u = _domain.within(name, "u", u, lambda v: (v > 0) & (v < 1), "0 < u < 1")
     gain = _domain.positive(name, "gain", gain)
@@ -150,7 +150,7 @@ def _variance(theta: Any, phi: Activation) -> tuple[Array, Array]:
     ratio = gain**2 * second_moment(phi, jnp.full_like(gain, LARGEST))[0] / LARGEST
     neutral = (variance == 0) & (jnp.abs(ratio - 1) <= 16 * eps)
     known = jnp.isfinite(found.value) & (found.value < LARGEST)
-    # and of gain^2, which was rounded
+    # gain^2 was rounded, too
     rounding = 2 * eps * found.value / jnp.abs(1 - slope)
     error = (found.error + jnp.where(found.value > 0, rounding, 0)) / (1 + found.value)
     q, error = jnp.where(known, found.value, jnp.nan), jnp.where(known, error, jnp.inf)
